@@ -1,0 +1,36 @@
+"""Datasets: one on-disk layout, one file. `open_split` is the table of names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from datasets.base import Dataset
+
+DATASETS = {
+    "shapes": "generated scenes; needs no files (options: level, size, seed, train_images, val_images)",
+    "voc": "PASCAL VOC 2012 in its VOCdevkit layout, with SBD for train_aug (options: train_split, val_split)",
+}
+
+
+def open_split(name: str, split: str, options: dict[str, object], root: Path | None, cache: Path | None) -> Dataset:
+    """Open one split ("train" or "val") of the dataset ``name``; reads no pixels.
+
+    ``options`` are the dataset's own (see `DATASETS`); ``root`` the folder that holds its files; ``cache`` a file that
+    may remember digests of files between runs. Raises `DatasetError` when the data cannot be used, KeyError for
+    an unknown name.
+    """
+    if name == "shapes":
+        from datasets.shapes import Shapes
+
+        return Shapes(
+            split,
+            count=int(options[f"{split}_images"]),
+            level=str(options["level"]),
+            size=int(options["size"]),
+            seed=int(options["seed"]),
+        )
+    if name == "voc":
+        from datasets.voc import Voc
+
+        return Voc(root, str(options[f"{split}_split"]), cache=cache)
+    raise KeyError(name)

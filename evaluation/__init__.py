@@ -1,0 +1,1 @@
+"""Metrics: one file each; numpy and run-length masks in, numbers out."""

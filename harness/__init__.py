@@ -1,0 +1,1 @@
+"""What makes it a benchmark: plan cells, run each in a process of its own, keep records, draw tables."""

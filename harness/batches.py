@@ -1,0 +1,52 @@
+"""From samples to batches: the order of training images, and their tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset as TorchDataset
+
+from datasets.base import Dataset, Sample
+from datasets.transforms import Augmentation, augment
+from methods.base import Batch
+
+
+class TrainStream(TorchDataset):
+    """The endless training sequence as a finite map: position -> augmented sample, a function of the seed alone.
+
+    Position p is image ``permutation(epoch)[p mod n]``; neither workers nor resuming change what comes where.
+    """
+
+    def __init__(self, dataset: Dataset, length: int, seed: int, recipe: Augmentation) -> None:
+        self.dataset, self.length, self.seed, self.recipe = dataset, length, seed, recipe
+        self._epoch: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, position: int) -> Sample:
+        epoch, place = divmod(position, len(self.dataset))
+        if self._epoch[0] != epoch:
+            order = np.random.default_rng([self.seed, 1, epoch]).permutation(len(self.dataset))
+            self._epoch = (epoch, order)
+        rng = np.random.default_rng([self.seed, 2, position])
+        return augment(self.dataset[int(self._epoch[1][place])], rng, self.recipe)
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Stack samples of one size."""
+    images = np.stack([sample.image for sample in samples])
+    return Batch(
+        images=images_to_tensor(images),
+        semantic=torch.from_numpy(np.stack([sample.semantic for sample in samples]).astype(np.int64)),
+        instances=torch.from_numpy(np.stack([sample.instances for sample in samples]).astype(np.int64)),
+        sizes=torch.tensor([sample.image.shape[:2] for sample in samples], dtype=torch.int64),
+    )
+
+
+def images_to_tensor(images: np.ndarray) -> torch.Tensor:
+    """(B, H, W, 3) uint8 -> (B, 3, H, W) float32 in [0, 1], laid out channels-last, which convolutions like on a CPU."""
+    tensor = torch.from_numpy(images).permute(0, 3, 1, 2).to(torch.float32).div_(255.0)
+    return tensor.contiguous(memory_format=torch.channels_last)

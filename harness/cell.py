@@ -1,0 +1,109 @@
+"""One cell in a process of its own: `python -m harness.cell PLAN.json` runs the steps that are missing.
+
+Standard output carries one JSON object a line for the driver: {"step", "done", "total"} while working,
+{"finished": step} after each. Everything else goes to standard error, which is the cell's log. Exit status 1 with a last
+line "ERROR: ..." when the cell fails.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter
+
+from harness.suite import Settings
+
+
+class CellPlan(BaseModel):
+    """What the driver hands to a cell's process."""
+
+    model_config = ConfigDict(frozen=True)
+
+    settings: Settings
+    output: Path
+    data_root: Path | None
+    folders: Mapping[str, Path]
+
+
+TRAIN_COST, WEIGHTS = "train.json", "weights.safetensors"
+PREDICT_COST = "predict.json"
+EVALUATION, MATCHES = "evaluation.json", "matches.npz"
+
+
+def run_cell(plan: CellPlan, report: Reporter) -> None:
+    """Run the missing steps in order; each writes a draft folder that appears when complete."""
+    from harness.evaluate import evaluate
+    from harness.plan import load_method, open_data
+    from harness.predict import FILE, predict
+    from harness.store import Store, write_text
+    from harness.suite import build_config
+    from harness.train import load_weights, save_weights, train
+
+    settings, store = plan.settings, Store(plan.output)
+    options = tuple(sorted(settings.data.items()))
+    splits = open_data(settings.dataset, options, plan.data_root, store.file_digests)
+    method_class = load_method(settings.method)
+    config = build_config(method_class.Config, settings.config, settings.row)
+    method = None
+    if not plan.folders["predict"].is_dir():
+        method = method_class(config, len(splits.train.info.categories))
+    if not plan.folders["train"].is_dir():
+        with store.create(plan.folders["train"]) as draft:
+            cost = train(method, splits.train, settings.train, settings.seed, report.of("train"))
+            save_weights(method, draft / WEIGHTS)
+            write_text(draft / TRAIN_COST, cost.model_dump_json(indent=1))
+        report.finished("train")
+    if not plan.folders["predict"].is_dir():
+        load_weights(method, plan.folders["train"] / WEIGHTS)
+        with store.create(plan.folders["predict"]) as draft:
+            cost = predict(method, splits.val, settings.predict, draft, report.of("predict"))
+            write_text(draft / PREDICT_COST, cost.model_dump_json(indent=1))
+        report.finished("predict")
+    if not plan.folders["evaluate"].is_dir():
+        with store.create(plan.folders["evaluate"]) as draft:
+            predictions = plan.folders["predict"] / FILE
+            evaluation = evaluate(splits.val, predictions, settings.evaluate, draft / MATCHES, report.of("evaluate"))
+            write_text(draft / EVALUATION, evaluation.model_dump_json(indent=1))
+        report.finished("evaluate")
+
+
+class Reporter:
+    """Writes progress lines to a stream that nothing else writes to."""
+
+    def __init__(self, stream: object) -> None:
+        self.stream = stream
+
+    def of(self, step: str):
+        return lambda done, total: self._write({"step": step, "done": done, "total": total})
+
+    def finished(self, step: str) -> None:
+        self._write({"finished": step})
+
+    def _write(self, message: dict[str, object]) -> None:
+        self.stream.write(json.dumps(message) + "\n")
+        self.stream.flush()
+
+
+def main() -> int:
+    # Libraries print; the driver's stream must stay clean, so file descriptor 1 joins the log.
+    stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    plan = TypeAdapter(CellPlan).validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    try:
+        run_cell(plan, Reporter(stream))
+    except KeyboardInterrupt:
+        return 1
+    except Exception as error:  # the last stop: whatever it is becomes the cell's reason
+        traceback.print_exc()
+        print(f"ERROR: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""What there is, and what would run: the text behind `list` and `--dry-run`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from tabulate import tabulate
+
+import methods
+from datasets import DATASETS
+from harness.names import UsageError, look_up
+from harness.plan import Cell, Request, load_method
+from harness.record import Record
+from harness.store import STEPS
+from harness.suite import load_suite, suite_names
+from harness.sweep import Job, make_job
+
+
+def show_plan(job: Job, console: Console) -> None:
+    """Cells with the state of their steps, then the settings that each one resolves to."""
+    _print(console, f"suite {job.suite.name}, preset {job.preset_name}: {job.preset.description}")
+    _print(console, _cells(job.cells))
+    for cell in job.cells:
+        settings = cell.settings
+        sections = {
+            f"{settings.method}": settings.config,
+            "data": {"dataset": settings.dataset, **settings.data},
+            "train": settings.train.model_dump(),
+            "predict": settings.predict.model_dump(),
+            "evaluate": settings.evaluate.model_dump(),
+        }
+        lines = [f"  {name}.{key} = {value}" for name, values in sections.items() for key, value in values.items()]
+        _print(console, f"\n{settings.cell}\n" + "\n".join(lines))
+
+
+def show_everything(suite: str | None, preset: str | None, data_root: Path | None, output: Path, console: Console) -> None:
+    """Suites with presets, methods, data sets, and each suite's cells with their state in ``output``."""
+    names = suite_names()
+    if suite is not None:
+        look_up("suite", suite, dict.fromkeys(names))
+        names = [suite]
+    suites = [load_suite(name) for name in names]
+    rows = [(s.name, s.title, ", ".join(s.presets), s.needs or "nothing") for s in suites]
+    _print(console, tabulate(rows, ("suite", "title", "presets", "needs"), tablefmt="simple"))
+    rows = [(name, load_method(name).paper, ", ".join(sorted(load_method(name).tasks))) for name in methods.available()]
+    _print(console, "\n" + tabulate(rows, ("method", "paper", "tasks"), tablefmt="simple"))
+    _print(console, "\n" + tabulate(sorted(DATASETS.items()), ("data set", "what it is"), tablefmt="simple"))
+    for one in suites:
+        chosen = preset or one.default_preset
+        _print(console, f"\nsuite {one.name}, preset {chosen}, in {output}")
+        try:
+            _print(console, _cells(make_job(one.name, Request(preset=chosen, data_root=data_root), output).cells))
+        except UsageError as error:
+            _print(console, f"  cells unknown: {error}")
+
+
+def _cells(cells: list[Cell]) -> str:
+    rows = [(cell.settings.cell, cell.settings.method, *_states(cell), _record_state(cell)) for cell in cells]
+    return tabulate(rows, ("cell", "method", *STEPS, "record"), tablefmt="simple")
+
+
+def _states(cell: Cell) -> list[str]:
+    """Step by step: done, stale (there is a result under another key) or missing."""
+    states = []
+    for step in STEPS:
+        folder = cell.folders[step]
+        prefix = folder.name.rpartition("-")[0]
+        others = list(folder.parent.glob(f"{prefix}-*"))
+        states.append("done" if folder.is_dir() else "stale" if others else "missing")
+    return states
+
+
+def _record_state(cell: Cell) -> str:
+    if not cell.record.exists():
+        return "-"
+    return Record.model_validate_json(cell.record.read_text(encoding="utf-8")).status
+
+
+def _print(console: Console, text: str) -> None:
+    console.print(text, markup=False, soft_wrap=True)

@@ -1,0 +1,251 @@
+"""From suite, preset and command line to cells, and from a cell to the keys of its steps.
+
+A step's key is a hash of what its outcome depends on: code (comments and docstrings aside), settings, data, seed, and the
+key of the step before. Equal key, equal outcome: the step is re-used.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import methods
+from datasets import DATASETS, open_split
+from datasets.base import Dataset, DatasetError
+from harness.names import UsageError, look_up, unknown
+from harness.store import STEPS, Store, code_digest, digest
+from harness.suite import (
+    DATA_OPTIONS,
+    ROOT,
+    EvaluateSettings,
+    PredictSettings,
+    Preset,
+    Row,
+    RowPreset,
+    Settings,
+    Suite,
+    TrainSettings,
+    build_config,
+    check,
+)
+from methods.base import Method
+
+_STEP_CODE = {
+    "train": ("harness/train.py", "harness/batches.py", "datasets/transforms.py"),
+    "predict": ("harness/predict.py", "harness/batches.py", "datasets/transforms.py", "methods/scoring.py"),
+    "evaluate": ("harness/evaluate.py", "evaluation/voc_apr.py", "evaluation/masks.py", "evaluation/statistics.py"),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method on one dataset with one seed, and the keys of its three steps."""
+
+    settings: Settings
+    row: Row
+    keys: Mapping[str, str]
+    folders: Mapping[str, Path]
+    record: Path
+    train_fingerprint: str
+    val_fingerprint: str
+
+    def finished(self) -> list[str]:
+        """The steps whose results exist."""
+        return [step for step in STEPS if self.folders[step].is_dir()]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The two opened splits of one data setting."""
+
+    train: Dataset
+    val: Dataset
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for; None means the suite's own choice."""
+
+    methods: Sequence[str] | None = None
+    seeds: Sequence[int] | None = None
+    preset: str | None = None
+    data_root: Path | None = None
+    overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def load_method(name: str) -> type[Method]:
+    """The method class for a name, an entry point, or "file.py:Class"; `UsageError` when there is none."""
+    try:
+        return methods.load(name)
+    except KeyError:
+        hint = "A method of your own runs by its path: --methods my_method.py:MyMethod."
+        raise unknown("method", name, methods.available(), hint) from None
+    except (ImportError, AttributeError, OSError, SyntaxError) as error:
+        raise UsageError(f"method {name!r} cannot be loaded: {error}") from error
+
+
+def select_rows(suite: Suite, names: Sequence[str] | None) -> dict[str, Row]:
+    """The suite's rows for row names or method names; a method that the suite lacks gets a row of its own."""
+    if names is None:
+        return dict(suite.rows)
+    rows: dict[str, Row] = {}
+    for name in names:
+        if name in suite.rows:
+            rows[name] = suite.rows[name]
+        elif matching := {key: row for key, row in suite.rows.items() if row.method == name}:
+            rows.update(matching)
+        elif ":" in name:
+            method = load_method(name)
+            rows[method.name] = Row(method=name, title=method.name)
+        else:
+            known = {*suite.rows, *(row.method for row in suite.rows.values())}
+            raise unknown(f"method of suite {suite.name}", name, known, "Or a path: my_method.py:MyMethod.")
+    return rows
+
+
+def resolve(suite: Suite, request: Request) -> tuple[str, Preset, list[tuple[Row, Settings]]]:
+    """All cells' settings: preset, then row, then --set. Raises `UsageError` for anything unknown or invalid."""
+    preset_name = request.preset or suite.default_preset
+    preset = look_up(f"preset of suite {suite.name}", preset_name, suite.presets)
+    rows = select_rows(suite, request.methods)
+    overrides = _Overrides(request.overrides, rows, preset)
+    cells = []
+    for row_name, row in rows.items():
+        method = load_method(row.method)
+        changes = preset.methods.get(row.method, RowPreset())
+        own = overrides.of(row_name, row.method)
+        config = {**changes.config, **row.config, **own["config"]}
+        resolved = dataclasses.asdict(build_config(method.Config, config, row_name))
+        train = check(TrainSettings, {**preset.train.model_dump(), **changes.train, **own["train"]}, "train")
+        predict = check(PredictSettings, {**preset.predict.model_dump(), **changes.predict, **own["predict"]}, "predict")
+        evaluate = check(EvaluateSettings, {**preset.evaluate.model_dump(), **own["evaluate"]}, "evaluate")
+        for data_name, data in preset.data.items():
+            look_up("dataset", data.dataset, DATASETS)
+            options = check(DATA_OPTIONS[data.dataset], {**data.options, **own["data"]}, "data").model_dump()
+            for seed in preset.seeds if request.seeds is None else request.seeds:
+                settings = Settings(
+                    suite.name, preset_name, row_name, row.method, resolved, data_name, data.dataset, options, seed,
+                    train, predict, evaluate,
+                )  # fmt: skip
+                cells.append((row, settings))
+    overrides.finish()
+    return preset_name, preset, cells
+
+
+class _Overrides:
+    """--set keys, handed out to rows; keys that nobody took are errors."""
+
+    SECTIONS = {"train": TrainSettings, "predict": PredictSettings, "evaluate": EvaluateSettings}
+
+    def __init__(self, values: Mapping[str, Any], rows: Mapping[str, Row], preset: Preset) -> None:
+        self.values, self.rows = values, rows
+        self.data_models = [DATA_OPTIONS[data.dataset] for data in preset.data.values() if data.dataset in DATA_OPTIONS]
+
+    def of(self, row: str, method: str) -> dict[str, dict[str, Any]]:
+        """The values for one row by section; ``config`` is the method's own."""
+        found: dict[str, dict[str, Any]] = {"config": {}, "data": {}, "train": {}, "predict": {}, "evaluate": {}}
+        for key, value in sorted(self.values.items(), key=lambda item: item[0].count(".")):
+            first, _, rest = key.partition(".")
+            if first in found and first != "config":
+                found[first][rest] = value
+            elif first in (row, method, load_method(method).name):
+                section, _, name = rest.partition(".")
+                if section in found and name:
+                    found[section][name] = value
+                else:
+                    found["config"][rest] = value
+        return found
+
+    def finish(self) -> None:
+        """Raise `UsageError` for keys whose first word names no section and no row."""
+        first_words = {"data", *self.SECTIONS, *self.rows}
+        for row in self.rows.values():
+            first_words.add(load_method(row.method).name)
+        for key in self.values:
+            if key.partition(".")[0] not in first_words or "." not in key:
+                raise unknown("key in --set", key, self.known_keys())
+
+    def known_keys(self) -> list[str]:
+        keys = [f"{section}.{name}" for section, model in self.SECTIONS.items() for name in model.model_fields]
+        keys += [f"data.{name}" for model in self.data_models for name in model.model_fields]
+        for row in self.rows.values():
+            method = load_method(row.method)
+            keys += [f"{method.name}.{field.name}" for field in dataclasses.fields(method.Config)]
+        return list(dict.fromkeys(keys))
+
+
+def plan(settings: Iterable[tuple[Row, Settings]], store: Store, data_root: Path | None) -> list[Cell]:
+    """Give every cell its keys. Opens the datasets; raises `UsageError` when data are missing."""
+    cells = []
+    for row, one in settings:
+        splits = open_data(one.dataset, tuple(sorted(one.data.items())), data_root, store.file_digests)
+        keys = step_keys(one, splits)
+        folders = {step: store.step(step, _folder_name(step, one), keys[step]) for step in STEPS}
+        record = store.record(one.cell, keys["evaluate"])
+        fingerprints = (splits.train.info.fingerprint, splits.val.info.fingerprint)
+        cells.append(Cell(one, row, keys, folders, record, *fingerprints))
+    return cells
+
+
+def _folder_name(step: str, settings: Settings) -> str:
+    """A name for people; training is shared by rows that differ only in how they predict."""
+    method = load_method(settings.method).name
+    return f"{method if step == 'train' else settings.row}.{settings.data_name}.s{settings.seed}"
+
+
+@functools.lru_cache(maxsize=16)
+def open_data(dataset: str, options: tuple[tuple[str, Any], ...], root: Path | None, cache: Path) -> Splits:
+    """Both splits of a dataset, opened once. Raises `UsageError` with the dataset's own explanation."""
+    try:
+        train, val = (open_split(dataset, split, dict(options), root, cache) for split in ("train", "val"))
+    except DatasetError as error:
+        raise UsageError(str(error)) from error
+    return Splits(train, val)
+
+
+def step_keys(settings: Settings, splits: Splits) -> dict[str, str]:
+    """The keys of train, predict and evaluate."""
+    method = load_method(settings.method)
+    stages = {field.name: field.metadata.get("stage", "train") for field in dataclasses.fields(method.Config)}
+    config = {stage: {n: v for n, v in settings.config.items() if stages[n] == stage} for stage in ("train", "predict")}
+    source = method_files(method)
+    training_source = [path for path in source if path.name != "scoring.py"]
+    own_file = str(method.__module__)
+    train = digest(
+        "train", own_file, method.__qualname__, code_digest(training_source), _code("train"), config["train"],
+        settings.train.model_dump(exclude={"workers"}), settings.seed, splits.train.info.fingerprint,
+        splits.train.info.categories,
+    )  # fmt: skip
+    predict = digest(
+        "predict", train, code_digest(source), _code("predict"), config["predict"], settings.predict.model_dump(),
+        splits.val.info.fingerprint,
+    )  # fmt: skip
+    evaluate = digest("evaluate", predict, _code("evaluate"), settings.evaluate.model_dump())
+    return {"train": train, "predict": predict, "evaluate": evaluate}
+
+
+@functools.cache
+def _code(step: str) -> str:
+    return code_digest(ROOT / name for name in _STEP_CODE[step])
+
+
+@functools.cache
+def method_files(method: type[Method]) -> tuple[Path, ...]:
+    """The method's own file and the files of methods/ that it imports, directly or not."""
+    found: dict[Path, None] = {}
+    waiting = [Path(inspect.getfile(method)).resolve()]
+    while waiting:
+        path = waiting.pop()
+        if path in found:
+            continue
+        found[path] = None
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("methods."):
+                waiting.append(ROOT / f"{node.module.replace('.', '/')}.py")
+    return tuple(sorted(found))

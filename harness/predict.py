@@ -1,0 +1,110 @@
+"""The predict step: weights and a split -> predictions.jsonl.gz, one image a line, and semantic maps as PNG.
+
+A line is {"image_id", "size": [height, width], "results": [...]}; each result is in COCO's results format
+(category_id, score, segmentation as compressed run lengths). Masks are encoded image by image.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from datasets.base import Dataset
+from datasets.transforms import resize
+from evaluation import masks
+from harness.batches import collate, images_to_tensor
+from harness.record import PredictCost
+from harness.suite import PredictSettings
+from harness.train import Progress, peak_memory
+from methods.base import Method, Prediction
+
+FILE = "predictions.jsonl.gz"
+
+
+@dataclass(frozen=True)
+class ImageResults:
+    """One line of the predictions file."""
+
+    image_id: str
+    size: tuple[int, int]  # (height, width)
+    masks: list[dict[str, Any]]  # COCO run lengths
+    labels: np.ndarray  # (N,) int64
+    scores: np.ndarray  # (N,) float64
+
+
+def predict(method: Method, data: Dataset, settings: PredictSettings, folder: Path, progress: Progress) -> PredictCost:
+    """Predict every image of ``data`` on its own, so that no result depends on a batch, and write ``folder``."""
+    start = time.perf_counter()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    method.to(device, memory_format=torch.channels_last).eval()
+    needs_truth = getattr(method.config, "oracle", "none") != "none"
+    seconds = []
+    with gzip.open(folder / FILE, "wt", encoding="utf-8", compresslevel=3) as file:
+        for index in range(len(data)):
+            sample = data[index]
+            small = resize(sample, settings.long_side) if settings.long_side else sample
+            images = images_to_tensor(small.image[None]).to(device)
+            truth = collate([sample]).to(device) if needs_truth else None
+            sizes = torch.tensor([sample.image.shape[:2]], dtype=torch.int64)
+            (prediction,) = method.predict(images, sizes, truth)
+            file.write(json.dumps(_line(sample.image_id, prediction, sample.image.shape[:2])) + "\n")
+            if prediction.semantic is not None:
+                _write_semantic(folder / "semantic" / f"{sample.image_id}.png", prediction)
+            seconds.append(prediction.seconds)
+            progress(index + 1, len(data))
+    return PredictCost(
+        seconds=time.perf_counter() - start,
+        images=len(data),
+        network_ms=_median_ms([s.network for s in seconds if s]),
+        grouping_ms=_median_ms([s.grouping for s in seconds if s]),
+        scoring_ms=_median_ms([s.scoring for s in seconds if s]),
+        peak_memory=peak_memory(),
+    )
+
+
+def _median_ms(values: list[float]) -> float:
+    return 1000.0 * statistics.median(values) if values else float("nan")
+
+
+def _line(image_id: str, prediction: Prediction, size: tuple[int, int]) -> dict[str, Any]:
+    results: list[dict[str, Any]] = []
+    found = prediction.instances
+    if found is not None and len(found.scores):
+        if found.masks.shape[1:] != size:
+            raise ValueError(f"image {image_id}: masks of {tuple(found.masks.shape[1:])} for an image of {size}")
+        if not torch.isfinite(found.scores).all():
+            raise ValueError(f"image {image_id}: a score is not a finite number")
+        encoded = masks.encode(found.masks.cpu().numpy())
+        for mask, label, score in zip(encoded, found.labels.tolist(), found.scores.tolist(), strict=True):
+            results.append({"category_id": label, "score": score, "segmentation": mask})
+    return {"image_id": image_id, "size": list(size), "results": results}
+
+
+def _write_semantic(path: Path, prediction: Prediction) -> None:
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(prediction.semantic.cpu().numpy()).save(path)
+
+
+def read_predictions(path: Path) -> Iterator[ImageResults]:
+    """Read a predictions file line by line."""
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        for text in file:
+            line = json.loads(text)
+            results = line["results"]
+            yield ImageResults(
+                image_id=line["image_id"],
+                size=tuple(line["size"]),
+                masks=[result["segmentation"] for result in results],
+                labels=np.array([result["category_id"] for result in results], np.int64),
+                scores=np.array([result["score"] for result in results], np.float64),
+            )

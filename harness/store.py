@@ -1,0 +1,98 @@
+"""Files of a results folder: finished steps by key, records, and atomic writing.
+
+A step's folder appears under its final name only when it is complete (one rename), so what exists can be trusted:
+
+    OUTPUT/steps/{train,predict,evaluate}/NAME-KEY/    OUTPUT/records/CELL-KEY.json    OUTPUT/tables/SUITE-PRESET/
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+STEPS = ("train", "predict", "evaluate")
+
+
+def digest(*parts: Any) -> str:
+    """A 16-digit key of JSON-able values, equal exactly when they are."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def code_digest(files: Iterable[Path]) -> str:
+    """A key of Python sources that ignores comments, layout and docstrings: only what runs counts."""
+    trees = []
+    for path in sorted(files):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            body = getattr(node, "body", None)
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(
+                node, clean=False
+            ):
+                del body[0]
+        trees.append(path.name + ast.dump(tree))
+    return digest(trees)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file or nothing: to a temporary neighbour, then rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+class Store:
+    """One results folder."""
+
+    def __init__(self, output: Path) -> None:
+        self.output = output
+
+    @property
+    def file_digests(self) -> Path:
+        """Remembered digests of data files; see `datasets.voc`."""
+        return self.output / "cache" / "file_digests.json"
+
+    def step(self, step: str, name: str, key: str) -> Path:
+        """Where a finished step lies, or will lie."""
+        return self.output / "steps" / step / f"{name}-{key}"
+
+    def tables(self, suite: str, preset: str) -> Path:
+        return self.output / "tables" / f"{suite}-{preset}"
+
+    def record(self, cell: str, key: str) -> Path:
+        return self.output / "records" / f"{cell}-{key}.json"
+
+    def verified(self, fingerprint: str) -> Path:
+        """A marker: every sample of the split with this fingerprint has been checked."""
+        return self.output / "cache" / f"verified-{fingerprint}"
+
+    @contextmanager
+    def create(self, final: Path) -> Iterator[Path]:
+        """A fresh folder that becomes ``final`` when the block ends without an error, and vanishes otherwise."""
+        final.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}."))
+        try:
+            yield draft
+            os.chmod(draft, 0o755)
+            if final.exists():  # another run finished the same step first: equal keys, equal contents
+                shutil.rmtree(draft)
+            else:
+                os.rename(draft, final)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise

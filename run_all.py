@@ -1,0 +1,120 @@
+"""GroupBench's front door: `python run_all.py` runs a suite; `python run_all.py list` shows what there is."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from harness.names import UsageError
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+SuiteOption = Annotated[str, typer.Option("--suite", help="Which suite; `list` shows them.")]
+MethodsOption = Annotated[
+    str | None, typer.Option("--methods", help="Rows or methods, separated by commas, or file.py:Class; default: all.")
+]
+SeedsOption = Annotated[str | None, typer.Option("--seeds", help="Seeds, separated by commas, as in 0,1,2.")]
+PresetOption = Annotated[str | None, typer.Option("--preset", help="How much to spend; default: the suite's first choice.")]
+RootOption = Annotated[Path | None, typer.Option("--data-root", help="Folder that holds the suite's data set.")]
+OutputOption = Annotated[Path, typer.Option("--output", help="Folder for records, predictions, logs and tables.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="KEY=VALUE, may be repeated: train.steps=100, data.level=hard, pull_push.threshold=2."),
+]
+DEFAULT_OUTPUT = Path("results/runs")
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    context: typer.Context,
+    suite: SuiteOption = "shapes",
+    methods: MethodsOption = None,
+    seeds: SeedsOption = None,
+    preset: PresetOption = None,
+    data_root: RootOption = None,
+    output: OutputOption = DEFAULT_OUTPUT,
+    set_: SetOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show cells, settings and what would run.")] = False,
+) -> None:
+    """Train, predict and evaluate every cell of a suite, and print its tables beside what the papers report.
+
+    Exit status: 0 all cells ok, 1 a cell failed or Ctrl-C, 2 wrong usage.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from harness import listing, sweep
+
+    job = sweep.make_job(suite, _request(methods, seeds, preset, data_root, set_), output)
+    if dry_run:
+        listing.show_plan(job, _console())
+        raise typer.Exit(0)
+    raise typer.Exit(sweep.run(job, _console()))
+
+
+@app.command("list")
+def list_(
+    suite: Annotated[str | None, typer.Option("--suite", help="Only this suite.")] = None,
+    preset: PresetOption = None,
+    data_root: RootOption = None,
+    output: OutputOption = DEFAULT_OUTPUT,
+) -> None:
+    """Show suites, methods, data sets, and the cells with their state."""
+    from harness import listing
+
+    listing.show_everything(suite, preset, data_root, output, _console())
+
+
+def _request(methods: str | None, seeds: str | None, preset: str | None, data_root: Path | None, set_: list[str] | None):
+    from harness.plan import Request
+    from harness.suite import parse_overrides
+
+    return Request(_words(methods), _numbers(seeds), preset, data_root, parse_overrides(set_ or []))
+
+
+def _words(text: str | None) -> list[str] | None:
+    if text is None:
+        return None
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words:
+        raise UsageError("--methods is empty: name rows or methods, separated by commas")
+    return words
+
+
+def _numbers(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        numbers = list(dict.fromkeys(int(word) for word in text.split(",")))
+    except ValueError:
+        raise UsageError(f"--seeds {text!r}: write whole numbers separated by commas, as in 0,1,2") from None
+    if min(numbers) < 0:
+        raise UsageError(f"--seeds {text!r}: seeds are 0 or more")
+    return numbers
+
+
+def _console() -> Console:
+    return Console(highlight=False)
+
+
+def start() -> int:
+    """Run the command line; every error that the person can mend is one message on standard error and status 2."""
+    try:
+        app()
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(start())
