@@ -190,19 +190,19 @@ def _paint(
 def _inside(category: str, u: np.ndarray, v: np.ndarray, variety: np.float32) -> np.ndarray:
     """Which points of the object's own frame (radius 1) belong to it; ``variety`` in 0..1 changes its proportions."""
     if category == "bar":
-        return (np.abs(v) <= 0.12 + 0.08 * variety) & (np.abs(u) <= 1.0)
+        return (np.abs(v) <= 0.16 + 0.08 * variety) & (np.abs(u) <= 1.0)
     if category == "triangle":
         return (v >= -0.5) & (np.float32(3**0.5) * np.abs(u) + v <= 1.0)
     if category == "chevron":
-        arm = v + 0.75 - 1.5 * np.abs(u)  # height above the tip of a V
-        return (arm >= 0.0) & (arm <= 0.55 + 0.15 * variety) & (v <= 0.7)
+        arm = v + 0.85 - 1.6 * np.abs(u)  # height above the tip of a V
+        return (arm >= 0.0) & (arm <= 0.65 + 0.1 * variety) & (v <= 0.55)
     if category == "disc":
         return u * u + v * v * (1.0 + variety) <= 1.0
     distance = u * u + v * v
     if category == "ring":
         return (distance <= 1.0) & (distance >= (0.5 + 0.15 * variety) ** 2)
-    bite = u - (0.4 + 0.1 * variety)
-    return (distance <= 1.0) & (bite * bite + v * v >= 0.75**2)  # crescent
+    bite = u - (0.3 + 0.08 * variety)
+    return (distance <= 1.0) & (bite * bite + v * v >= 0.85**2)  # crescent
 
 
 def _hides_too_much(covered: np.ndarray, instances: np.ndarray, placed: list[_Placed], min_visible: float) -> bool:

@@ -32,8 +32,9 @@ def evaluate(
             raise ValueError(f"{predictions.name} line {index + 1}: image {results.image_id!r}, not {sample.image_id!r}")
         truth = image_truth(sample)
         instances += len(truth.labels)
-        for variant in MATCHINGS:
-            matches[variant].append(voc_apr.match_image(truth, _detections(results), variant, classes))
+        found = voc_apr.match_variants(truth, _detections(results), MATCHINGS, classes)
+        for variant, match in zip(MATCHINGS, found, strict=True):
+            matches[variant].append(match)
         progress(index + 1, len(data))
     if len(matches[DEFAULT]) != len(data):
         raise ValueError(f"{predictions.name} holds {len(matches[DEFAULT])} images, the split {len(data)}")

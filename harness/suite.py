@@ -151,10 +151,14 @@ class ReportedRow(Spec):
 
 
 class Table(Spec):
-    """A table of the suite: the rows of every cell, and rows of the papers, over ``columns``."""
+    """A table of the suite: rows of papers, then the measured rows, over ``columns``.
+
+    ``verdict``: end each row with its seeds, what a paper reports for it, and the verdict.
+    """
 
     title: str
     columns: tuple[Column, ...]
+    verdict: bool = True
     reported_rows: tuple[ReportedRow, ...] = ()
     footnotes: tuple[str, ...] = ()
 

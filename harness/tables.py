@@ -72,6 +72,8 @@ def draw(name: str, table: Table, suite: Suite, preset: Preset, records: Sequenc
                 text, line = _measured_row(title, data_name, row, table, preset, chosen)
                 body.append(text)
                 numbers.append(line)
+    if not table.verdict:
+        head, body = head[:-3], [row[:-3] for row in body]
     notes = [preset.description, *table.footnotes, *_notes(suite, records)]
     return Drawn(table.title, head, tuple(body), pandas.DataFrame(numbers), tuple(notes))
 

@@ -36,10 +36,18 @@ class DenseNetwork(nn.Module):
 
     ``forward``: (B, 3, H, W) RGB in [0, 1] -> (B, channels, H, W) float32, for any H and W: the input is padded
     on the right and below with its border's colour to a multiple of the encoder's stride, the output is cropped.
+    ``width`` is the decoder's; with ``input_scale`` the network sees the image enlarged; ``frozen_levels`` of the
+    encoder keep their weights and normalisation, see `freeze`.
     """
 
     def __init__(
-        self, encoder: str, decoder: str, channels: int, input_scale: float = 1.0, **decoder_settings: object
+        self,
+        encoder: str,
+        decoder: str,
+        channels: int,
+        width: int = 256,
+        input_scale: float = 1.0,
+        frozen_levels: int = 0,
     ) -> None:
         super().__init__()
         import segmentation_models_pytorch as smp  # takes seconds to import: not at start-up
@@ -51,10 +59,17 @@ class DenseNetwork(nn.Module):
         self.normalise = Normalise()
         try:
             self.model = getattr(smp, decoder)(
-                encoder_name=f"tu-{encoder}", encoder_weights=None, classes=channels, **decoder_settings
+                encoder_name=f"tu-{encoder}", encoder_weights=None, classes=channels, **_widths(decoder, width)
             )
         except (RuntimeError, KeyError, ValueError) as error:
             raise MethodError(f"cannot build encoder {encoder!r} with decoder {decoder!r}: {error}") from error
+        self._frozen = freeze(self.model.encoder.model, frozen_levels)
+
+    def train(self, mode: bool = True) -> DenseNetwork:
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
 
     def forward(self, images: Tensor) -> Tensor:
         size = images.shape[-2:]
@@ -72,6 +87,45 @@ class DenseNetwork(nn.Module):
     def load_imagenet(self) -> None:
         """Fill the encoder with ImageNet weights; see `load_imagenet`."""
         load_imagenet(self.model.encoder.model, self.encoder_name)
+
+
+def _widths(decoder: str, width: int) -> dict[str, object]:
+    """segmentation-models-pytorch's arguments for a decoder of about ``width`` channels."""
+    return {
+        "DeepLabV3Plus": {"decoder_channels": width},
+        "FPN": {
+            "decoder_pyramid_channels": width,
+            "decoder_segmentation_channels": width // 2,
+            "decoder_dropout": 0.0,  # short schedules underfit; a paper preset that wants it says so
+        },
+        "PSPNet": {"psp_out_channels": width},
+        "Unet": {"decoder_channels": tuple(width // divisor for divisor in (1, 2, 4, 8, 16))},
+    }[decoder]
+
+
+def freeze(encoder: nn.Module, levels: int) -> list[nn.Module]:
+    """Stop the first ``levels`` feature levels of a timm encoder from learning; returns the modules that own their weights.
+
+    What Mask R-CNN's makers do with the first stages: they are generic and, at full resolution, the dearest to train.
+    The caller keeps the returned modules in evaluation mode, so that their batch statistics stay as well.
+    """
+    if not levels:
+        return []
+    names = encoder.feature_info.module_name()
+    if levels > len(names):
+        raise MethodError(f"the encoder has {len(names)} levels, so {levels} cannot be frozen")
+    frozen: list[nn.Module] = []
+    inside = False
+    for name, module in encoder.named_modules():  # in order of execution
+        within = name == names[levels - 1] or name.startswith(names[levels - 1] + ".")
+        if inside and not within:
+            break
+        inside = inside or within
+        own = list(module.parameters(recurse=False))
+        for parameter in own:
+            parameter.requires_grad_(False)
+        frozen += [module] if own else []
+    return frozen
 
 
 def _resize(images: Tensor, size: Sequence[int]) -> Tensor:

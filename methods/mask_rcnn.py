@@ -5,26 +5,32 @@ Boxes first, then a mask in each: the opposite of grouping. The encoder is any o
 
 from __future__ import annotations
 
+import math
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from methods.backbones import IMAGENET_MEAN, IMAGENET_STD, load_imagenet
+from methods.backbones import IMAGENET_MEAN, IMAGENET_STD, freeze, load_imagenet
 from methods.base import Batch, Instances, Method, MethodError, Prediction, Seconds, setting
 
 
 @dataclass(frozen=True)
 class MaskRCNNConfig:
     encoder: str = setting("resnet50", "timm name of the encoder", source="section 3")
+    frozen_levels: int = setting(0, "encoder levels that keep their first weights", source="torchvision trains all but 2")
     pretrained: bool = setting(True, "start the encoder from ImageNet", source="section 3")
     strides: tuple[int, ...] = setting((4, 8, 16, 32), "pyramid levels, by their stride in pixels", source="FPN")
     coarser_level: bool = setting(True, "add one level by pooling the last, for proposals only", source="FPN")
     channels: int = setting(256, "width of the pyramid", source="FPN")
     anchors: tuple[int, ...] = setting((32, 64, 128, 256, 512), "side of each level's anchors, in pixels", source="FPN")
+    normalisation: str = setting(
+        "none", "group: normalise in pyramid and mask head, as Wu & He (2018) do", source="Wu & He", choices=("none", "group")
+    )
+    canonical_size: int = setting(224, "side in pixels of a box that is pooled from stride 16", source="FPN, eq. 1")
     representation: int = setting(1024, "width of the box head's two layers", source="FPN")
     mask_layers: tuple[int, ...] = setting((256, 256, 256, 256), "widths of the mask head's layers", source="figure 4")
     proposals: int = setting(2000, "proposals kept in training (before and after NMS)", source="torchvision")
@@ -56,7 +62,6 @@ class MaskRCNN(Method):
         mask_channels = config.mask_layers[-1]
         self.model = detection.MaskRCNN(
             backbone,
-            num_classes + 1,
             rpn_anchor_generator=detection.anchor_utils.AnchorGenerator(
                 tuple((side,) for side in config.anchors), ((0.5, 1.0, 2.0),) * levels
             ),
@@ -65,15 +70,15 @@ class MaskRCNN(Method):
             rpn_pre_nms_top_n_test=config.test_proposals,
             rpn_post_nms_top_n_test=config.test_proposals,
             rpn_batch_size_per_image=config.anchor_samples,
-            box_roi_pool=_roi_pool(names, 7),
+            box_roi_pool=_roi_pool(names, 7, config.canonical_size),
             box_head=detection.faster_rcnn.TwoMLPHead(config.channels * 49, config.representation),
             box_predictor=detection.faster_rcnn.FastRCNNPredictor(config.representation, num_classes + 1),
             box_score_thresh=config.score_threshold,
             box_nms_thresh=config.nms_threshold,
             box_detections_per_img=config.detections,
             box_batch_size_per_image=config.box_samples,
-            mask_roi_pool=_roi_pool(names, 14),
-            mask_head=detection.mask_rcnn.MaskRCNNHeads(config.channels, config.mask_layers, 1),
+            mask_roi_pool=_roi_pool(names, 14, config.canonical_size),
+            mask_head=detection.mask_rcnn.MaskRCNNHeads(config.channels, config.mask_layers, 1, _norm(config)),
             mask_predictor=detection.mask_rcnn.MaskRCNNPredictor(mask_channels, mask_channels, num_classes + 1),
         )
         self.model.transform = _same_size_transform(detection)
@@ -149,12 +154,19 @@ class _Pyramid(nn.Module):
         if missing:
             raise MethodError(f"mask_rcnn: encoder {config.encoder} has strides {reductions}, not {sorted(missing)}")
         self.encoder = encoder
+        self._frozen = freeze(encoder, config.frozen_levels)
         self.levels = [reductions.index(stride) for stride in config.strides]
         widths = [encoder.feature_info.channels()[level] for level in self.levels]
         extra = LastLevelMaxPool() if config.coarser_level else None
-        self.pyramid = FeaturePyramidNetwork(widths, config.channels, extra)
+        self.pyramid = FeaturePyramidNetwork(widths, config.channels, extra, _norm(config))
         self.names = [str(number) for number in range(len(widths))]
         self.out_channels = config.channels
+
+    def train(self, mode: bool = True) -> _Pyramid:
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
 
     def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
         features = self.encoder(images)
@@ -176,10 +188,14 @@ def _torchvision_detection():
     return detection
 
 
-def _roi_pool(names: list[str], size: int) -> nn.Module:
+def _norm(config: MaskRCNNConfig) -> Callable[[int], nn.Module] | None:
+    return (lambda channels: nn.GroupNorm(math.gcd(32, channels), channels)) if config.normalisation == "group" else None
+
+
+def _roi_pool(names: list[str], size: int, canonical_size: int) -> nn.Module:
     from torchvision.ops import MultiScaleRoIAlign
 
-    return MultiScaleRoIAlign(names, size, sampling_ratio=2)
+    return MultiScaleRoIAlign(names, size, sampling_ratio=2, canonical_scale=canonical_size, canonical_level=4)
 
 
 def _same_size_transform(detection) -> nn.Module:

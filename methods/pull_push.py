@@ -25,6 +25,7 @@ class PullPushConfig:
     decoder: str = setting("DeepLabV3Plus", "segmentation-models-pytorch decoder", source="network section")
     decoder_channels: int = setting(256, "width of the decoder", source="DeepLabv3+")
     input_scale: float = setting(1.0, "the network sees the image enlarged by this factor", source="ours")
+    frozen_levels: int = setting(0, "encoder levels that keep their first weights", source="stage 1 of the training")
     pretrained: bool = setting(True, "start the encoder from ImageNet (the report: from VOC segmentation)", source="ours")
     dimension: int = setting(4, "K, embedding channels", source="network section")
     pull_margin: float = setting(0.2, "d_pull, in embedding units", source="eq. 1")
@@ -81,15 +82,9 @@ class PullPush(PixelGrouping):
         if config.pull_margin < 0 or config.push_margin <= 0 or config.threshold <= 0:
             raise MethodError("pull_push: margins and threshold must be positive")
         channels = num_classes + 1 + config.dimension
-        widths = {
-            "DeepLabV3Plus": {"decoder_channels": config.decoder_channels},
-            "FPN": {
-                "decoder_pyramid_channels": config.decoder_channels,
-                "decoder_segmentation_channels": config.decoder_channels // 2,
-                "decoder_dropout": 0.0,
-            },
-        }.get(config.decoder, {})
-        self.network = DenseNetwork(config.encoder, config.decoder, channels, config.input_scale, **widths)
+        self.network = DenseNetwork(
+            config.encoder, config.decoder, channels, config.decoder_channels, config.input_scale, config.frozen_levels
+        )
 
     def initialise(self) -> None:
         if self.config.pretrained:

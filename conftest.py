@@ -1,0 +1,15 @@
+"""Options of every test run. That this file lies in the root also lets a bare `pytest` import our packages."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--golden",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="folder of golden files for tests/parity, instead of tests/parity/golden; may be given several times",
+    )

@@ -1,0 +1,167 @@
+"""Files on disk: images, maps of labels, lists of ids, and digests of contents. Every failure is a `DatasetError`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from datasets.base import DatasetError
+
+_log = logging.getLogger(__name__)
+
+_FORBIDDEN = frozenset("/\\:\0")  # what could lead an id out of its folder, on any system
+_READERS = 8  # files hashed side by side: on a network disk the waiting costs more than the hashing
+
+
+def read_rgb(path: Path) -> np.ndarray:
+    """The image file as (H, W, 3) uint8 RGB; grey and CMYK files are converted.
+
+    Raises `DatasetError` for a file that is missing, broken, cut off, or larger than Pillow's limit against bombs.
+    """
+    return _decode(path, lambda image: np.array(image.convert("RGB")))
+
+
+def read_indices(path: Path) -> np.ndarray:
+    """A label map from a PNG of mode P or L: its (H, W) uint8 values, never its colours.
+
+    Raises `DatasetError` like `read_rgb`, and for any other format or mode.
+    """
+    return _decode(path, lambda image: _indices(path, image))
+
+
+def _indices(path: Path, image: Image.Image) -> np.ndarray:
+    raw = image.tile[0][3] if image.tile else image.mode
+    # Pillow spreads 2- and 4-bit grey over 0..255: the labels would be silently multiplied.
+    if image.format != "PNG" or image.mode not in ("P", "L") or (image.mode == "L" and raw != "L"):
+        raise DatasetError(
+            f"{path}: a label map must be a PNG with one 8-bit value per pixel (mode P or L), but this is "
+            f"{image.format} of mode {image.mode}, raw {raw}; the raw palette PNG of the official archive is needed, not "
+            "a coloured or converted copy"
+        )
+    return np.array(image)
+
+
+def _decode(path: Path, convert: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            limit = Image.MAX_IMAGE_PIXELS
+            if limit is not None and image.width * image.height > limit:  # Pillow itself only warns up to twice this
+                raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels, the limit is {limit}")
+            return convert(image)
+    except DatasetError:
+        raise
+    except FileNotFoundError:
+        raise DatasetError(f"{path}: no such file") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DatasetError(f"{path}: refused, the image is too large to be genuine ({error})") from error
+    except Exception as error:  # decoders raise whatever the bytes lead them to
+        raise DatasetError(
+            f"{path}: cannot be decoded ({type(error).__name__}: {error}); "
+            "the file is broken or was not copied completely"
+        ) from error
+
+
+def read_ids(path: Path) -> list[str]:
+    """The image ids of a list file, one a line, in the file's order; empty lines are skipped.
+
+    Raises `DatasetError` for a list that is missing, is no text, is empty, or holds an id twice or one that is not a
+    plain file name.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except FileNotFoundError:
+        raise DatasetError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path}: cannot be read as a list of image ids ({error})") from error
+    for number, line in enumerate(lines, 1):
+        if _FORBIDDEN & set(line) or line.startswith(".") or ".." in line or len(line.split()) > 1:
+            raise DatasetError(
+                f"{path}, line {number}: {line!r} is not an image id; an id is a plain file name without folder or "
+                "suffix, one a line"
+            )
+    ids = [line for line in lines if line]
+    if not ids:
+        raise DatasetError(f"{path}: the list is empty; it must hold one image id a line")
+    seen: set[str] = set()
+    repeated = [image_id for image_id in ids if image_id in seen or seen.add(image_id)]
+    if repeated:
+        raise DatasetError(
+            f"{path}: ids listed more than once: {first_five(repeated)} ({len(repeated)} lines too many)"
+        )
+    return ids
+
+
+def first_five(names: Sequence[str]) -> str:
+    """The first five names, and how many more there are."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
+
+
+def file_digests(paths: Iterable[Path], cache: Path | None = None) -> list[str]:
+    """A digest of the content of each file, in order (hex of blake2b, 16 bytes).
+
+    ``cache`` is a JSON file that remembers digests by path, size and time of modification, so that the next call reads
+    only what changed. It is replaced in one step; one that cannot be read or written is done without. Raises
+    `DatasetError` for a file that cannot be read.
+    """
+    names = [os.path.abspath(path) for path in paths]
+    known = _read_cache(cache)
+    stamps: dict[str, tuple[int, int]] = {}
+    for name in names:
+        try:
+            status = os.stat(name)
+        except OSError as error:
+            raise DatasetError(f"{name}: cannot be read ({error.strerror})") from error
+        stamps[name] = (status.st_size, status.st_mtime_ns)
+    missing = [name for name, stamp in stamps.items() if known.get(name, ())[:2] != stamp]
+    with ThreadPoolExecutor(_READERS) as pool:
+        for name, digest in zip(missing, pool.map(_digest, missing), strict=True):
+            known[name] = (*stamps[name], digest)
+    if missing and cache is not None:
+        _write_cache(cache, known)
+    return [known[name][2] for name in names]
+
+
+def _digest(name: str) -> str:
+    try:
+        with open(name, "rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    except OSError as error:
+        raise DatasetError(f"{name}: cannot be read ({error.strerror})") from error
+
+
+def _read_cache(cache: Path | None) -> dict[str, tuple[int, int, str]]:
+    """What the cache remembers; whatever in it is not of the expected form is left out."""
+    if cache is None:
+        return {}
+    try:
+        entries = json.loads(cache.read_text(encoding="utf-8"))
+        return {
+            name: (size, modified, digest)
+            for name, (size, modified, digest) in entries.items()
+            if isinstance(size, int) and isinstance(modified, int) and isinstance(digest, str)
+        }
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        _log.warning("%s: ignored, not a cache of file digests (%s)", cache, error)
+        return {}
+
+
+def _write_cache(cache: Path, entries: dict[str, tuple[int, int, str]]) -> None:
+    temporary = cache.with_name(f"{cache.name}.{os.getpid()}.tmp")
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(entries), encoding="utf-8")
+        os.replace(temporary, cache)
+    except OSError as error:
+        _log.warning("%s: file digests not remembered (%s)", cache, error)
+        temporary.unlink(missing_ok=True)

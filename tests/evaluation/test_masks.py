@@ -1,0 +1,111 @@
+"""Run-length masks: the text format, exact counts, and damaged files."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from evaluation import masks
+
+SIZE = (4, 3)
+stacks = hnp.arrays(np.bool_, st.tuples(st.integers(0, 4), st.just(SIZE[0]), st.just(SIZE[1])))
+
+
+def test_the_text_is_cocos() -> None:
+    # Column by column: 4 zeros, 2 ones, 6 zeros. A run below 16 is one character, chr(48 + run): '4', '2', '6'.
+    mask = np.zeros((1, 4, 3), np.bool_)
+    mask[0, :2, 1] = True
+    assert masks.encode(mask) == [{"size": [4, 3], "counts": "426"}]
+
+
+def test_the_text_survives_json() -> None:
+    mask = np.eye(5, dtype=np.bool_)[None]
+    stored = json.loads(json.dumps(masks.encode(mask)))
+    assert np.array_equal(masks.decode(stored, (5, 5)), mask)
+
+
+@given(stacks)
+def test_decode_undoes_encode(stack: np.ndarray) -> None:
+    decoded = masks.decode(masks.encode(stack), SIZE)
+    assert decoded.dtype == np.bool_
+    assert np.array_equal(decoded, stack)
+
+
+@given(stacks, stacks)
+def test_areas_and_intersections_are_pixel_counts(first: np.ndarray, second: np.ndarray) -> None:
+    one, two = masks.encode(first), masks.encode(second)
+    assert np.array_equal(masks.areas(one), first.sum((1, 2)))
+    shared = masks.intersections(one, two)
+    assert shared.shape == (len(first), len(second))
+    assert shared.dtype == np.int64
+    assert np.array_equal(shared, (first[:, None] & second[None]).sum((2, 3)))
+
+
+def test_intersections_are_exact_where_the_quotient_is_rounded() -> None:
+    # 4,000 x 4,000 pixels; a: the first 15,999,999, b: all but the first. i = 15,999,998, u = 16,000,000.
+    first = np.ones(16_000_000, np.bool_)
+    second = first.copy()
+    first[-1] = second[0] = False
+    one, two = (masks.encode(flat.reshape(1, 4000, 4000)) for flat in (first, second))
+    assert masks.intersections(one, two).tolist() == [[15_999_998]]
+    assert masks.areas(one).tolist() == [15_999_999]
+
+
+@given(hnp.arrays(np.int32, SIZE, elements=st.integers(0, 4)))
+def test_an_id_map_encodes_as_its_masks(instances: np.ndarray) -> None:
+    dense = np.stack([instances == number for number in (1, 2, 3, 4)])
+    assert masks.encode_ids(instances, 4) == masks.encode(dense)
+
+
+def test_an_id_beyond_the_count_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"ids 0\.\.257 are not within 0\.\.1"):  # 257 must not wrap round to 1
+        masks.encode_ids(np.array([[0, 257]]), 1)
+
+
+def test_no_mask_at_all() -> None:
+    assert masks.encode(np.zeros((0, 4, 3), np.bool_)) == []
+    assert masks.encode_ids(np.zeros((4, 3), np.uint8), 0) == []
+    assert masks.decode([], SIZE).shape == (0, 4, 3)
+    assert masks.areas([]).shape == (0,)
+    assert masks.intersections([], []).shape == (0, 0)
+
+
+def test_encode_takes_masks_only() -> None:
+    with pytest.raises(ValueError, match="must be bool of shape"):
+        masks.encode(np.zeros((1, 4, 3), np.uint8))
+    with pytest.raises(ValueError, match="must be bool of shape"):
+        masks.encode(np.zeros((4, 3), np.bool_))
+
+
+GOOD = {"size": [4, 3], "counts": "426"}
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"size": [3, 4], "counts": "426"}, r"mask 1 has the size \[3, 4\], the image \[4, 3\]"),
+        ({"size": [4, 3], "counts": [4, 2, 6]}, "uncompressed counts"),
+        ({"size": [4, 3]}, "needs 'size' and 'counts'"),
+        ({"size": [4, 3], "counts": "42"}, "runs cover 6 pixels"),  # cut off: pycocotools would never return
+        ({"size": [4, 3], "counts": ""}, "not compressed run lengths"),
+        ({"size": [4, 3], "counts": "42T"}, "not compressed run lengths"),  # 'T' = 48 + 36: more should follow
+        ({"size": [4, 3], "counts": "42é"}, "not compressed run lengths"),
+        ({"size": [4, 3], "counts": "42" + 20 * "T" + "6"}, "no image reaches"),
+    ],
+)
+def test_a_damaged_mask_is_named(bad: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        masks.check([GOOD, bad], SIZE)
+
+
+@given(hnp.arrays(np.bool_, st.tuples(st.integers(1, 3), st.just(40), st.just(30))))
+def test_every_encoded_mask_passes_the_check(stack: np.ndarray) -> None:
+    # Runs up to 1,200 take several characters, and differences of runs may be negative.
+    masks.check(masks.encode(stack), (40, 30))
+    as_bytes = [{"size": mask["size"], "counts": mask["counts"].encode()} for mask in masks.encode(stack)]
+    masks.check(as_bytes, (40, 30))

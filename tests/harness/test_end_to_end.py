@@ -1,0 +1,182 @@
+"""The command line as a person uses it, in processes of its own, on settings small enough for a test."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = [
+    "--set", "train.steps=4", "--set", "train.batch_size=2", "--set", "data.train_images=6", "--set", "data.val_images=4",
+    "--set", "data.size=64", "--set", "evaluate.resamples=20",
+]  # fmt: skip
+PLUGIN = """
+from dataclasses import dataclass
+import torch
+from methods.base import Instances, Method, Prediction, setting
+
+@dataclass(frozen=True)
+class Config:
+    answer: str = setting("{answer}", "what to do", source="test")
+
+class Plugin(Method):
+    name, paper, tasks, Config = "plugin", "none", frozenset({{"instances"}}), Config
+
+    def __init__(self, config, num_classes):
+        super().__init__(config, num_classes)
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+    def loss(self, batch):
+        {body}
+        return {{"nothing": self.weight.square().sum()}}
+
+    def predict(self, images, sizes, oracle=None):
+        height, width = sizes[0].tolist()
+        mask = torch.zeros(1, height, width, dtype=torch.bool)
+        mask[:, : height // 2] = True
+        return [Prediction(Instances(mask, torch.tensor([1]), torch.tensor([0.5])))]
+"""
+
+
+def plugin(folder: Path, body: str = "pass") -> str:
+    (folder / "mine.py").write_text(PLUGIN.format(answer="none", body=body), encoding="utf-8")
+    return f"{folder / 'mine.py'}:Plugin"
+
+
+def run(*words: str, timeout: float = 200) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    return subprocess.run(
+        [sys.executable, "run_all.py", *words], cwd=ROOT, capture_output=True, text=True, timeout=timeout, env=environment
+    )
+
+
+def records(output: Path) -> list[dict]:
+    return [json.loads(path.read_text()) for path in sorted((output / "records").glob("*.json"))]
+
+
+def test_main_job_from_plan_to_table_and_again(tmp_path: Path) -> None:
+    words = ["--methods", "pull_push,mask_rcnn", "--output", str(tmp_path), *TINY]
+    first = run(*words)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "Instances found in generated scenes" in first.stdout
+    found = {record["settings"]["row"]: record for record in records(tmp_path)}
+    assert set(found) == {"pull_push", "pull_push_fixed", "pull_push_oracle", "mask_rcnn"}
+    for record in found.values():
+        assert record["status"] == "ok"
+        assert 0.0 <= record["evaluation"]["metrics"]["ap_r_50"]["value"] <= 1.0
+        assert record["evaluation"]["images"] == 4
+        assert record["train"]["steps"] == 4
+        assert record["predict"]["network_ms"] > 0
+        assert record["provenance"]["packages"]["torch"] != "not installed"
+    # Rows of one method that differ only in how they predict share one training.
+    assert len({record["train"]["weights_digest"] for name, record in found.items() if "pull" in name}) == 1
+    assert len(list((tmp_path / "steps" / "train").iterdir())) == 2
+    table = (tmp_path / "tables" / "shapes-quick" / "instances.md").read_text()
+    assert "24.9 COCO AP" in table  # the report's value beside ours
+    assert (tmp_path / "tables" / "shapes-quick" / "instances.csv").read_text().count("\n") == 5
+
+    start = time.monotonic()
+    again = run(*words)
+    assert again.returncode == 0
+    assert again.stdout.count("reused train, predict, evaluate") == 4
+    assert time.monotonic() - start < 60  # a hang, not a speed, would fail this
+    strip = re.compile(r"\[\d/\d\].*\n")
+    assert strip.sub("", again.stdout) == strip.sub("", first.stdout)
+
+    # A setting that only prediction knows keeps the training; listing says what would run.
+    changed = run(*words, "--set", "pull_push.threshold=0.9", "--dry-run")
+    line = next(line for line in changed.stdout.splitlines() if line.startswith("pull_push_fixed."))
+    assert line.split()[2:5] == ["done", "stale", "stale"]
+
+
+def test_a_cell_that_fails_is_a_row_and_the_sweep_goes_on(tmp_path: Path) -> None:
+    bad = plugin(tmp_path, 'raise ValueError("no such luck")')
+    result = run("--methods", f"{bad},pull_push_fixed", "--output", str(tmp_path / "out"), *TINY)
+    assert result.returncode == 1
+    assert "failed: ValueError: no such luck" in result.stdout
+    assert "Traceback" not in result.stdout + result.stderr
+    by_row = {record["settings"]["row"]: record for record in records(tmp_path / "out")}
+    assert by_row["plugin"]["status"] == "failed"
+    assert "raise ValueError" in by_row["plugin"]["log"]
+    assert by_row["pull_push_fixed"]["status"] == "ok"
+    assert not list((tmp_path / "out" / "steps" / "train").glob("plugin*")), "a half-trained folder was left"
+
+
+def test_a_strangers_method_runs_by_its_path(tmp_path: Path) -> None:
+    result = run("--methods", plugin(tmp_path), "--seeds", "1,2", "--output", str(tmp_path / "out"), *TINY)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert {record["settings"]["seed"] for record in records(tmp_path / "out")} == {1, 2}
+    assert "│ plugin" in result.stdout
+
+
+def test_a_killed_cell_says_so(tmp_path: Path) -> None:
+    bad = plugin(tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    result = run("--methods", bad, "--output", str(tmp_path / "out"), *TINY)
+    assert result.returncode == 1
+    assert "killed by SIGKILL" in result.stdout
+
+
+def test_loss_that_is_not_finite_stops_training(tmp_path: Path) -> None:
+    bad = plugin(tmp_path, 'return {"nothing": self.weight.sum() * float("nan")}')
+    result = run("--methods", bad, "--output", str(tmp_path / "out"), *TINY)
+    assert result.returncode == 1
+    assert "the loss is not finite at step 1 of 4: nothing = nan" in result.stdout
+
+
+def test_interrupt_ends_cleanly_and_keeps_what_is_done(tmp_path: Path) -> None:
+    slow = plugin(tmp_path, "import time; time.sleep(100)")
+    words = ["--methods", f"pull_push_fixed,{slow}", "--output", str(tmp_path / "out"), *TINY]
+    process = subprocess.Popen(
+        [sys.executable, "run_all.py", *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    seen = ""
+    while "plugin.easy.s0" not in seen:
+        line = process.stdout.readline()
+        assert line, seen + process.stderr.read()
+        seen += line
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "interrupted: 1 of 2 cells are done and kept" in out
+    assert "Traceback" not in out + errors
+    assert [record["status"] for record in records(tmp_path / "out")] == ["ok"]
+    pattern = f"harness.cell {tmp_path}"
+    assert subprocess.run(["pgrep", "-f", pattern], capture_output=True).stdout == b"", "the cell outlived the driver"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--suite", "shape"], "unknown suite 'shape'. Did you mean shapes"),
+        (["--methods", "pul_push"], "unknown method of suite shapes 'pul_push'"),
+        (["--preset", "quik"], "unknown preset of suite shapes 'quik'"),
+        (["--set", "train.stepz=3"], "unknown key in train 'stepz'. Did you mean steps"),
+        (["--seeds", "a"], "write whole numbers separated by commas"),
+        (["--suite", "voc"], "--data-root"),
+        (["--suite", "voc", "--data-root", "nowhere"], "nowhere"),
+        (["--sweet", "voc"], "No such option"),
+    ],
+)
+def test_wrong_usage_is_status_two_without_a_traceback(words: list[str], message: str, tmp_path: Path) -> None:
+    result = run(*words, "--output", str(tmp_path))
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == [], "something was written"
+
+
+def test_list_shows_what_there_is(tmp_path: Path) -> None:
+    result = run("list", "--output", str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    for word in ("shapes", "voc", "pull_push", "mask_rcnn", "quick", "InstanceNet", "missing", "pull_push_oracle.easy.s0"):
+        assert word in result.stdout
+    assert "cells unknown" in result.stdout  # voc without its data

@@ -1,0 +1,60 @@
+"""Keys and files: equal when nothing that matters changed, whole or absent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.store import Store, code_digest, digest, write_text
+
+
+def source(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "code.py"
+    path.write_text(text, encoding="utf-8")
+    return code_digest([path])
+
+
+def test_code_digest_sees_code_only(tmp_path: Path) -> None:
+    first = source(tmp_path, 'def f(x):\n    """One."""\n    return x + 1\n')
+    assert source(tmp_path, 'def f(x):\n    """Another text."""\n\n    # why\n    return (x + 1)\n') == first
+    assert source(tmp_path, "def f(x):\n    return x + 1\n") == first
+    assert source(tmp_path, "def f(x):\n    return x + 2\n") != first
+
+
+def test_digest_ignores_the_order_of_keys() -> None:
+    assert digest({"a": 1, "b": 2.0}) == digest({"b": 2.0, "a": 1})
+    assert digest({"a": 1}) != digest({"a": 1.5})
+
+
+def test_a_step_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    final = store.step("train", "m.d.s0", "abc")
+    with pytest.raises(RuntimeError), store.create(final) as draft:
+        (draft / "weights").write_text("half")
+        raise RuntimeError
+    assert list(final.parent.iterdir()) == []
+    with store.create(final) as draft:
+        (draft / "weights").write_text("whole")
+        assert not final.exists()
+    assert (final / "weights").read_text() == "whole"
+
+
+def test_the_first_of_two_equal_steps_stays(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    final = store.step("train", "m.d.s0", "abc")
+    with store.create(final) as slow:
+        with store.create(final) as fast:
+            (fast / "weights").write_text("first")
+        (slow / "weights").write_text("second")
+    assert (final / "weights").read_text() == "first"
+    assert [path.name for path in final.parent.iterdir()] == [final.name]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    write_text(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(path, "\ud800")
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["record.json"]

@@ -1,0 +1,93 @@
+"""Suites, presets and --set: what is accepted, what is refused, and how the refusal reads."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.names import UsageError, look_up
+from harness.plan import Request, resolve
+from harness.suite import Settings, load_suite, parse_overrides, suite_names
+
+
+def settings_of(suite: str, **request: object) -> list[Settings]:
+    return [settings for _, settings in resolve(load_suite(suite), Request(**request))[2]]
+
+
+@pytest.mark.parametrize("name", suite_names())
+def test_every_preset_of_every_suite_resolves(name: str) -> None:
+    suite = load_suite(name)
+    for preset in suite.presets:
+        cells = settings_of(name, preset=preset)
+        expected = len(suite.rows) * len(suite.presets[preset].data) * len(suite.presets[preset].seeds)
+        assert len({cell.cell for cell in cells}) == len(cells) == expected
+
+
+def test_settings_survive_the_file() -> None:
+    for settings in settings_of("shapes"):
+        assert Settings.parse(settings.dump()) == settings
+
+
+def test_overrides_reach_sections_and_methods() -> None:
+    overrides = parse_overrides(
+        ["train.steps=7", "data.val_images=5", "pull_push.threshold=0.7", "mask_rcnn.train.steps=9", "evaluate.resamples=0"]
+    )
+    cells = {cell.row: cell for cell in settings_of("shapes", overrides=overrides)}
+    assert cells["pull_push"].train.steps == 7
+    assert cells["mask_rcnn"].train.steps == 9  # a method's own value wins over everybody's
+    assert cells["pull_push"].config["threshold"] == 0.7
+    assert cells["pull_push_fixed"].config["threshold"] == 0.7  # all rows of the method
+    assert all(cell.data["val_images"] == 5 and cell.evaluate.resamples == 0 for cell in cells.values())
+
+
+def test_an_override_of_one_row_stays_in_it() -> None:
+    cells = {c.row: c for c in settings_of("shapes", overrides=parse_overrides(["pull_push_fixed.threshold=0.6"]))}
+    assert cells["pull_push_fixed"].config["threshold"] == 0.6
+    assert cells["pull_push"].config["threshold"] != 0.6
+
+
+def test_methods_are_chosen_by_row_or_by_method() -> None:
+    assert {c.row for c in settings_of("shapes", methods=["mask_rcnn"])} == {"mask_rcnn"}
+    assert {c.row for c in settings_of("shapes", methods=["pull_push_oracle"])} == {"pull_push_oracle"}
+    assert len(settings_of("shapes", methods=["mask_rcnn"], seeds=[0, 1, 2])) == 3
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({"preset": "quik"}, "unknown preset of suite shapes 'quik'. Did you mean quick? Available: full, quick"),
+        ({"methods": ["pul_push"]}, "unknown method of suite shapes 'pul_push'. Did you mean pull_push"),
+        ({"methods": ["nowhere.py:Mine"]}, "there is no file nowhere.py"),
+        ({"overrides": {"train.step": 3}}, "unknown key in train 'step'. Did you mean steps"),
+        ({"overrides": {"trian.steps": 3}}, "unknown key in --set 'trian.steps'. Did you mean train.steps"),
+        ({"overrides": {"steps": 3}}, "unknown key in --set 'steps'"),
+        ({"overrides": {"pull_push.treshold": 3}}, "unknown setting of pull_push 'treshold'. Did you mean threshold"),
+        ({"overrides": {"pull_push.grouping": "center"}}, "'center' is not one of center_fixed, center_shift"),
+        ({"overrides": {"pull_push.threshold": "big"}}, "pull_push: threshold: Input should be a valid number"),
+        ({"overrides": {"train.steps": 0}}, "train: steps: Input should be greater than or equal to 1"),
+        ({"overrides": {"data.leven": "hard"}}, "unknown key in data 'leven'. Did you mean level"),
+    ],
+)
+def test_what_is_wrong_is_named_with_the_nearest_name(request_: dict, message: str) -> None:
+    with pytest.raises(UsageError) as error:
+        settings_of("shapes", **request_)
+    assert message in str(error.value)
+
+
+def test_unknown_suite_lists_all_suites() -> None:
+    with pytest.raises(UsageError, match="unknown suite 'shape'. Did you mean shapes. Available: shapes, voc"):
+        load_suite("shape")
+
+
+def test_override_without_a_value_is_explained() -> None:
+    with pytest.raises(UsageError, match="write KEY=VALUE"):
+        parse_overrides(["train.steps"])
+
+
+def test_override_values_are_toml_or_text() -> None:
+    values = parse_overrides(["a.b=1", "a.c=0.5", "a.d=true", "a.e=[1, 2]", "a.f=hard", 'a.g="x"'])
+    assert list(values.values()) == [1, 0.5, True, [1, 2], "hard", "x"]
+
+
+def test_look_up_without_near_names_still_lists() -> None:
+    with pytest.raises(UsageError, match=r"unknown thing 'zzz'\. Available: apple, pear\."):
+        look_up("thing", "zzz", {"pear": 1, "apple": 2})
