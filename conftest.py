@@ -13,3 +13,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DIR",
         help="folder of golden files for tests/parity, instead of tests/parity/golden; may be given several times",
     )
+    parser.addoption(
+        "--method",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="method for tests/method_contract.py, instead of the built-in ones: a name or file.py:Class",
+    )

@@ -18,7 +18,9 @@ MethodsOption = Annotated[
     str | None, typer.Option("--methods", help="Rows or methods, separated by commas, or file.py:Class; default: all.")
 ]
 SeedsOption = Annotated[str | None, typer.Option("--seeds", help="Seeds, separated by commas, as in 0,1,2.")]
-PresetOption = Annotated[str | None, typer.Option("--preset", help="How much to spend; default: the suite's first choice.")]
+PresetOption = Annotated[
+    str | None, typer.Option("--preset", help="How much to spend; default: the suite's first choice.")
+]
 RootOption = Annotated[Path | None, typer.Option("--data-root", help="Folder that holds the suite's data set.")]
 OutputOption = Annotated[Path, typer.Option("--output", help="Folder for records, predictions, logs and tables.")]
 SetOption = Annotated[
@@ -68,7 +70,9 @@ def list_(
     listing.show_everything(suite, preset, data_root, output, _console())
 
 
-def _request(methods: str | None, seeds: str | None, preset: str | None, data_root: Path | None, set_: list[str] | None):
+def _request(
+    methods: str | None, seeds: str | None, preset: str | None, data_root: Path | None, set_: list[str] | None
+):
     from harness.plan import Request
     from harness.suite import parse_overrides
 

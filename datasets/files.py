@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -38,13 +40,13 @@ def read_indices(path: Path) -> np.ndarray:
 
 
 def _indices(path: Path, image: Image.Image) -> np.ndarray:
-    raw = image.tile[0][3] if image.tile else image.mode
+    raw = image.tile[0][3] if image.tile else ""
     # Pillow spreads 2- and 4-bit grey over 0..255: the labels would be silently multiplied.
-    if image.format != "PNG" or image.mode not in ("P", "L") or (image.mode == "L" and raw != "L"):
+    mode = raw if image.mode == "L" and isinstance(raw, str) else image.mode
+    if image.format != "PNG" or mode not in ("P", "L"):
         raise DatasetError(
             f"{path}: a label map must be a PNG with one 8-bit value per pixel (mode P or L), but this is "
-            f"{image.format} of mode {image.mode}, raw {raw}; the raw palette PNG of the official archive is needed, not "
-            "a coloured or converted copy"
+            f"{image.format} of mode {mode}; the raw palette PNG of the official archive is needed, not a coloured copy"
         )
     return np.array(image)
 
@@ -90,12 +92,9 @@ def read_ids(path: Path) -> list[str]:
     ids = [line for line in lines if line]
     if not ids:
         raise DatasetError(f"{path}: the list is empty; it must hold one image id a line")
-    seen: set[str] = set()
-    repeated = [image_id for image_id in ids if image_id in seen or seen.add(image_id)]
+    repeated = [image_id for image_id, count in Counter(ids).items() if count > 1]
     if repeated:
-        raise DatasetError(
-            f"{path}: ids listed more than once: {first_five(repeated)} ({len(repeated)} lines too many)"
-        )
+        raise DatasetError(f"{path}: {len(repeated)} ids are listed more than once: {first_five(repeated)}")
     return ids
 
 
@@ -164,4 +163,5 @@ def _write_cache(cache: Path, entries: dict[str, tuple[int, int, str]]) -> None:
         os.replace(temporary, cache)
     except OSError as error:
         _log.warning("%s: file digests not remembered (%s)", cache, error)
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()

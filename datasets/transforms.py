@@ -144,7 +144,9 @@ def _window(sample: Sample, shape: tuple[int, int], rows: slice, columns: slice)
         size = (len(nearest_columns), len(nearest_rows))
         image = Image.fromarray(sample.image).resize(size, Image.Resampling.BILINEAR, (left, top, right, bottom))
         image = np.array(image)
-        semantic, instances = (m[nearest_rows][:, nearest_columns] for m in (sample.semantic, sample.instances))
+        # take, because indexing the second axis with an array leaves it first in memory
+        semantic = sample.semantic[nearest_rows].take(nearest_columns, axis=1)
+        instances = sample.instances[nearest_rows].take(nearest_columns, axis=1)
     return Sample(sample.image_id, image, semantic, _consecutive(instances))
 
 

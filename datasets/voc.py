@@ -196,13 +196,13 @@ def _find_sbd(root: Path, voc: Path) -> _Archive:
     bases = [root, voc.parent]
     if voc.parent.name == "VOCdevkit":
         bases.append(voc.parent.parent)
-    places = [base / name for base in dict.fromkeys(bases) for name in SBD_FOLDERS]
-    for place in places:
+    bases = list(dict.fromkeys(bases))
+    for place in (base / name for base in bases for name in SBD_FOLDERS):
         if any((place / part).is_dir() for part in ("img", "cls", "inst")):
             return replace(_SBD, folder=place)
     raise DatasetError(
-        f"voc: the split 'train_aug' needs SBD beside VOC 2012; looked in {', '.join(map(str, places))}. "
-        f"{_SBD.origin} {_NO_FILES}"
+        f"voc: the split 'train_aug' needs SBD beside VOC 2012; looked for {', '.join(SBD_FOLDERS)} "
+        f"in {', '.join(map(str, bases))}. {_SBD.origin} {_NO_FILES}"
     )
 
 

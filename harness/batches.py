@@ -47,6 +47,6 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 
 def images_to_tensor(images: np.ndarray) -> torch.Tensor:
-    """(B, H, W, 3) uint8 -> (B, 3, H, W) float32 in [0, 1], laid out channels-last, which convolutions like on a CPU."""
+    """(B, H, W, 3) uint8 -> (B, 3, H, W) float32 in [0, 1], in channels-last layout, which is faster on a CPU."""
     tensor = torch.from_numpy(images).permute(0, 3, 1, 2).to(torch.float32).div_(255.0)
     return tensor.contiguous(memory_format=torch.channels_last)

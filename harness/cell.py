@@ -1,8 +1,8 @@
 """One cell in a process of its own: `python -m harness.cell PLAN.json` runs the steps that are missing.
 
 Standard output carries one JSON object a line for the driver: {"step", "done", "total"} while working,
-{"finished": step} after each. Everything else goes to standard error, which is the cell's log. Exit status 1 with a last
-line "ERROR: ..." when the cell fails.
+{"finished": step} after each. Everything else goes to standard error, which is the cell's log. A cell that fails
+exits with status 1 and a last line "ERROR: ...".
 """
 
 from __future__ import annotations

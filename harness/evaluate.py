@@ -29,7 +29,9 @@ def evaluate(
     for index, results in enumerate(read_predictions(predictions)):
         sample = data[index]
         if results.image_id != sample.image_id:
-            raise ValueError(f"{predictions.name} line {index + 1}: image {results.image_id!r}, not {sample.image_id!r}")
+            raise ValueError(
+                f"{predictions.name} line {index + 1}: image {results.image_id!r}, not {sample.image_id!r}"
+            )
         truth = image_truth(sample)
         instances += len(truth.labels)
         found = voc_apr.match_variants(truth, _detections(results), MATCHINGS, classes)

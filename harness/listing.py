@@ -34,7 +34,9 @@ def show_plan(job: Job, console: Console) -> None:
         _print(console, f"\n{settings.cell}\n" + "\n".join(lines))
 
 
-def show_everything(suite: str | None, preset: str | None, data_root: Path | None, output: Path, console: Console) -> None:
+def show_everything(
+    suite: str | None, preset: str | None, data_root: Path | None, output: Path, console: Console
+) -> None:
     """Suites with presets, methods, data sets, and each suite's cells with their state in ``output``."""
     names = suite_names()
     if suite is not None:

@@ -1,7 +1,7 @@
 """From suite, preset and command line to cells, and from a cell to the keys of its steps.
 
-A step's key is a hash of what its outcome depends on: code (comments and docstrings aside), settings, data, seed, and the
-key of the step before. Equal key, equal outcome: the step is re-used.
+A step's key is a hash of what its outcome depends on: code (comments and docstrings aside), settings, data, seed, and
+the key of the step before. Equal key, equal outcome: the step is re-used.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import methods
 from datasets import DATASETS, open_split
@@ -123,7 +123,9 @@ def resolve(suite: Suite, request: Request) -> tuple[str, Preset, list[tuple[Row
         config = {**changes.config, **row.config, **own["config"]}
         resolved = dataclasses.asdict(build_config(method.Config, config, row_name))
         train = check(TrainSettings, {**preset.train.model_dump(), **changes.train, **own["train"]}, "train")
-        predict = check(PredictSettings, {**preset.predict.model_dump(), **changes.predict, **own["predict"]}, "predict")
+        predict = check(
+            PredictSettings, {**preset.predict.model_dump(), **changes.predict, **own["predict"]}, "predict"
+        )
         evaluate = check(EvaluateSettings, {**preset.evaluate.model_dump(), **own["evaluate"]}, "evaluate")
         for data_name, data in preset.data.items():
             look_up("dataset", data.dataset, DATASETS)
@@ -141,7 +143,7 @@ def resolve(suite: Suite, request: Request) -> tuple[str, Preset, list[tuple[Row
 class _Overrides:
     """--set keys, handed out to rows; keys that nobody took are errors."""
 
-    SECTIONS = {"train": TrainSettings, "predict": PredictSettings, "evaluate": EvaluateSettings}
+    SECTIONS: ClassVar = {"train": TrainSettings, "predict": PredictSettings, "evaluate": EvaluateSettings}
 
     def __init__(self, values: Mapping[str, Any], rows: Mapping[str, Row], preset: Preset) -> None:
         self.values, self.rows = values, rows

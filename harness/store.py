@@ -34,9 +34,9 @@ def code_digest(files: Iterable[Path]) -> str:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             body = getattr(node, "body", None)
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(
-                node, clean=False
-            ):
+            if isinstance(
+                node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+            ) and ast.get_docstring(node, clean=False):
                 del body[0]
         trees.append(path.name + ast.dump(tree))
     return digest(trees)

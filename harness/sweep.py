@@ -51,13 +51,15 @@ def run(job: Job, console: Console) -> int:
         for number, cell in enumerate(job.cells, 1):
             records.append(_run_cell(job, cell, f"[{number}/{len(job.cells)}] {cell.settings.cell}", console))
     except KeyboardInterrupt:
-        console.print(f"\ninterrupted: {len(records)} of {len(job.cells)} cells are done and kept; the same command goes on")
+        console.print(
+            f"\ninterrupted: {len(records)} of {len(job.cells)} cells are done and kept; the same command goes on"
+        )
         _show_tables(job, records, console)
         return 1
     _show_tables(job, records, console)
     failed = [record for record in records if record.status != "ok"]
-    for record in failed:
-        console.print(f"{record.cell} {record.status}: {record.reason}", style="red", markup=False)
+    for record in failed:  # the whole reason; the log's tail is in the record
+        console.print(f"{record.cell} {record.status}: {record.reason}", style="red", markup=False, soft_wrap=True)
     return 1 if failed else 0
 
 

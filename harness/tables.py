@@ -1,4 +1,4 @@
-"""Tables: one description (suites/*.toml) gives terminal, Markdown and CSV; reported stand beside measured, never mixed."""
+"""Tables: one description (suites/*.toml) gives terminal, Markdown and CSV; reported beside measured, never mixed."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from harness.suite import ROOT, Column, Preset, Reported, Row, Suite, Table
 
 REPORTED = ROOT / "results" / "reported"
 MISSING = "not available"
+_REASON = 60  # characters of a failure's reason in a table; the whole stands below it
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,9 @@ class Drawn:
 
     def terminal(self) -> str:
         notes = "".join(f"\n  {note}" for note in self.footnotes)
-        return f"{self.title}\n{tabulate(self.body, self.head, tablefmt='rounded_outline', disable_numparse=True)}{notes}"
+        return (
+            f"{self.title}\n{tabulate(self.body, self.head, tablefmt='rounded_outline', disable_numparse=True)}{notes}"
+        )
 
     def markdown(self) -> str:
         # A bar in a name would end the cell.
@@ -53,17 +56,21 @@ class Drawn:
 
 
 def draw(name: str, table: Table, suite: Suite, preset: Preset, records: Sequence[Record]) -> Drawn:
-    """The table ``name`` of ``suite``, from the records at hand: rows of papers first, then one row a method and dataset.
+    """The table ``name`` of ``suite`` from the records at hand: rows of papers, then one row a method and dataset.
 
-    Rows whose cells all failed show why; rows without a record show "not run".
+    Rows whose cells all failed show why; rows without a record, because others were chosen, are left out.
     """
     head = ("method", *(column.title for column in table.columns), "seeds", "paper reports", "verdict")
     several = len(preset.data) > 1
     body, numbers = [], []
     for row in table.reported_rows:
         values = [reported_value(row.reported, {"class": column.reported_class}) for column in table.columns]
-        body.append((row.title, *(_plain(v, c) for v, c in zip(values, table.columns, strict=True)), "", "", "reported"))
-        numbers.append(_frame_row(row.title, "reported", "", table.columns, [Measured(v, math.nan) for v in values], 0, ""))
+        body.append(
+            (row.title, *(_plain(v, c) for v, c in zip(values, table.columns, strict=True)), "", "", "reported")
+        )
+        numbers.append(
+            _frame_row(row.title, "reported", "", table.columns, [Measured(v, math.nan) for v in values], 0, "")
+        )
     for row_name, row in suite.rows.items():
         for data_name in preset.data:
             chosen = [r for r in records if r.settings.row == row_name and r.settings.data_name == data_name]
@@ -86,7 +93,8 @@ def _measured_row(
     caption = f"{_number(paper, 1)} {row.reported.caption}".strip() if row.reported else MISSING
     if not done:
         first = records[0]
-        status = f"{first.status}: {first.reason}"
+        reason = first.reason if len(first.reason) <= _REASON else first.reason[: _REASON - 1] + "…"
+        status = f"{first.status}: {reason}"
         blanks = [Measured(math.nan, math.nan)] * len(table.columns)
         line = _frame_row(title, first.status, data_name, table.columns, blanks, paper, status)
         return (title, *("-" for _ in table.columns), "0", caption, status), line
@@ -141,7 +149,7 @@ def _reported_lines(file: str) -> tuple[dict[str, str], ...]:
 
 
 def reported_value(reported: Reported, extra: dict[str, str]) -> float:
-    """The one value that ``reported`` selects; NaN where the paper has none. Raises `UsageError` if it selects several."""
+    """The one value that ``reported`` selects; NaN where the paper has none. `UsageError` if it selects several."""
     where = {**reported.where, **{key: value for key, value in extra.items() if value}}
     lines = [line for line in _reported_lines(reported.file) if all(line.get(k) == v for k, v in where.items())]
     if len(lines) > 1:
@@ -163,7 +171,13 @@ def _interval(value: Measured, column: Column) -> str:
 
 
 def _frame_row(
-    title: str, status: str, data: str, columns: Sequence[Column], values: Sequence[Measured], paper: float, verdict: str
+    title: str,
+    status: str,
+    data: str,
+    columns: Sequence[Column],
+    values: Sequence[Measured],
+    paper: float,
+    verdict: str,
 ) -> dict[str, object]:
     line: dict[str, object] = {"method": title, "data": data, "status": status}
     for column, value in zip(columns, values, strict=True):

@@ -104,7 +104,7 @@ def _widths(decoder: str, width: int) -> dict[str, object]:
 
 
 def freeze(encoder: nn.Module, levels: int) -> list[nn.Module]:
-    """Stop the first ``levels`` feature levels of a timm encoder from learning; returns the modules that own their weights.
+    """Stop the first ``levels`` feature levels of a timm encoder from learning; returns their modules with weights.
 
     What Mask R-CNN's makers do with the first stages: they are generic and, at full resolution, the dearest to train.
     The caller keeps the returned modules in evaluation mode, so that their batch statistics stay as well.

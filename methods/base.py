@@ -102,7 +102,7 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def predict(self, images: Tensor, sizes: Tensor, oracle: Batch | None = None) -> list[Prediction]:
-        """Segment ``images`` (B, 3, h, w) float32 in [0, 1]; image i's result has the size ``sizes[i]`` (height, width).
+        """Segment ``images`` (B, 3, h, w) float32 in [0, 1]; result i has the size ``sizes[i]`` (height, width).
 
         ``oracle`` is the ground truth at the original size; it is used only for the stages that the config names.
         The result for an image never depends on the other images of the batch.

@@ -21,14 +21,19 @@ from methods.base import Batch, Instances, Method, MethodError, Prediction, Seco
 @dataclass(frozen=True)
 class MaskRCNNConfig:
     encoder: str = setting("resnet50", "timm name of the encoder", source="section 3")
-    frozen_levels: int = setting(0, "encoder levels that keep their first weights", source="torchvision trains all but 2")
+    frozen_levels: int = setting(
+        0, "encoder levels that keep their first weights", source="torchvision trains all but 2"
+    )
     pretrained: bool = setting(True, "start the encoder from ImageNet", source="section 3")
     strides: tuple[int, ...] = setting((4, 8, 16, 32), "pyramid levels, by their stride in pixels", source="FPN")
     coarser_level: bool = setting(True, "add one level by pooling the last, for proposals only", source="FPN")
     channels: int = setting(256, "width of the pyramid", source="FPN")
     anchors: tuple[int, ...] = setting((32, 64, 128, 256, 512), "side of each level's anchors, in pixels", source="FPN")
     normalisation: str = setting(
-        "none", "group: normalise in pyramid and mask head, as Wu & He (2018) do", source="Wu & He", choices=("none", "group")
+        "none",
+        "group: normalise in pyramid and mask head, as Wu & He (2018) do",
+        source="Wu & He",
+        choices=("none", "group"),
     )
     canonical_size: int = setting(224, "side in pixels of a box that is pooled from stride 16", source="FPN, eq. 1")
     representation: int = setting(1024, "width of the box head's two layers", source="FPN")
@@ -38,9 +43,13 @@ class MaskRCNNConfig:
     anchor_samples: int = setting(256, "anchors sampled per image for the proposals' loss", source="torchvision")
     box_samples: int = setting(512, "proposals sampled per image for the box loss", source="section 3.1, FPN")
     score_threshold: float = setting(0.05, "lowest score kept", source="torchvision", stage="predict")
-    nms_threshold: float = setting(0.5, "IoU above which the lower-scored box goes", source="section 3.1", stage="predict")
+    nms_threshold: float = setting(
+        0.5, "IoU above which the lower-scored box goes", source="section 3.1", stage="predict"
+    )
     detections: int = setting(100, "most detections per image", source="section 3.1", stage="predict")
-    mask_threshold: float = setting(0.5, "probability at which a pixel belongs to the mask", source="section 3.1", stage="predict")
+    mask_threshold: float = setting(
+        0.5, "probability at which a pixel belongs to the mask", source="section 3.1", stage="predict"
+    )
 
 
 class MaskRCNN(Method):
@@ -182,14 +191,16 @@ def _torchvision_detection():
         nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
     except (ImportError, RuntimeError, NotImplementedError) as error:
         raise MethodError(
-            f"torchvision's compiled operators do not work with torch {torch.__version__}: {error}. Install builds that "
+            f"torchvision's operators do not load with torch {torch.__version__}: {error}. Install builds that "
             "belong together (torch >= 2.11, not 2.13, with torchvision >= 0.26), as `make install` does"
         ) from error
     return detection
 
 
 def _norm(config: MaskRCNNConfig) -> Callable[[int], nn.Module] | None:
-    return (lambda channels: nn.GroupNorm(math.gcd(32, channels), channels)) if config.normalisation == "group" else None
+    return (
+        (lambda channels: nn.GroupNorm(math.gcd(32, channels), channels)) if config.normalisation == "group" else None
+    )
 
 
 def _roi_pool(names: list[str], size: int, canonical_size: int) -> nn.Module:

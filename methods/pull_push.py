@@ -26,13 +26,18 @@ class PullPushConfig:
     decoder_channels: int = setting(256, "width of the decoder", source="DeepLabv3+")
     input_scale: float = setting(1.0, "the network sees the image enlarged by this factor", source="ours")
     frozen_levels: int = setting(0, "encoder levels that keep their first weights", source="stage 1 of the training")
-    pretrained: bool = setting(True, "start the encoder from ImageNet (the report: from VOC segmentation)", source="ours")
+    pretrained: bool = setting(
+        True, "start the encoder from ImageNet (the report: from VOC segmentation)", source="ours"
+    )
     dimension: int = setting(4, "K, embedding channels", source="network section")
     pull_margin: float = setting(0.2, "d_pull, in embedding units", source="eq. 1")
     push_margin: float = setting(3.0, "d_push, in embedding units; means are pushed 2 d_push apart", source="eq. 2")
     norm: int = setting(2, "order n of the norm; the report never says", source="ours", choices=(1, 2))
     hinge: str = setting(
-        "linear", "linear, as the report; squared, as De Brabandere et al.", source="eq. 1-2", choices=("linear", "squared")
+        "linear",
+        "linear, as the report; squared, as De Brabandere et al.",
+        source="eq. 1-2",
+        choices=("linear", "squared"),
     )
     regulariser: float = setting(0.001, "gamma, weight of the mean embeddings' norm", source="eq. 4")
     semantic_weight: float = setting(1.0, "weight of the cross-entropy; the report gives none", source="ours")
@@ -49,7 +54,9 @@ class PullPushConfig:
         stage="predict",
         choices=("center_fixed", "center_shift"),
     )
-    threshold: float = setting(1.2, "largest distance to the centre, in embedding units", source="table 2", stage="predict")
+    threshold: float = setting(
+        1.2, "largest distance to the centre, in embedding units", source="table 2", stage="predict"
+    )
     seed_order: str = setting(
         "random",
         "which untagged pixel is the next seed; random is repeatable: the order is a function of the image's size",
@@ -59,7 +66,11 @@ class PullPushConfig:
     )
     min_size: int = setting(0, "smallest group kept, in pixels; the report keeps all", source="ours", stage="predict")
     scorer: str = setting(
-        "class_probability", "how a group is scored; the report is silent", source="ours", stage="predict", choices=SCORERS
+        "class_probability",
+        "how a group is scored; the report is silent",
+        source="ours",
+        stage="predict",
+        choices=SCORERS,
     )
     oracle: str = setting(
         "none",

@@ -1,4 +1,4 @@
-"""Options of the tests, and the small scenes that many of them share."""
+"""What many tests share: one thread for each process, and small scenes."""
 
 from __future__ import annotations
 
@@ -8,15 +8,6 @@ import torch
 from datasets.shapes import Shapes
 from harness.batches import collate
 from methods.base import Batch
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--method",
-        action="append",
-        default=[],
-        help="check this method against the contract instead of the built-in ones: a name or file.py:Class",
-    )
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,6 +1,6 @@
 """The contract of a method, as tests. Ours pass it in every run; a plugin of your own is checked with
 
-    pytest tests/method_contract.py --method path/to/my_method.py:MyMethod
+pytest tests/method_contract.py --method path/to/my_method.py:MyMethod
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import dataclasses
 
 import pytest
 import torch
-from conftest import scenes
 
-from harness.train import load_weights, make_optimizer, save_weights
+from conftest import scenes
 from harness.plan import load_method
 from harness.suite import TrainSettings
+from harness.train import load_weights, make_optimizer, save_weights
 from methods.base import Batch, Method
 
 TINY = {

@@ -14,10 +14,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = [
-    "--set", "train.steps=4", "--set", "train.batch_size=2", "--set", "data.train_images=6", "--set", "data.val_images=4",
-    "--set", "data.size=64", "--set", "evaluate.resamples=20",
-]  # fmt: skip
+SETTINGS = ("train.steps=4", "train.batch_size=2", "data.train_images=6", "data.val_images=4", "data.size=64")
+TINY = [word for setting in (*SETTINGS, "evaluate.resamples=20") for word in ("--set", setting)]
 PLUGIN = """
 from dataclasses import dataclass
 import torch
@@ -54,7 +52,12 @@ def plugin(folder: Path, body: str = "pass") -> str:
 def run(*words: str, timeout: float = 200) -> subprocess.CompletedProcess:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     return subprocess.run(
-        [sys.executable, "run_all.py", *words], cwd=ROOT, capture_output=True, text=True, timeout=timeout, env=environment
+        [sys.executable, "run_all.py", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=environment,
     )
 
 
@@ -177,6 +180,15 @@ def test_wrong_usage_is_status_two_without_a_traceback(words: list[str], message
 def test_list_shows_what_there_is(tmp_path: Path) -> None:
     result = run("list", "--output", str(tmp_path))
     assert result.returncode == 0, result.stderr
-    for word in ("shapes", "voc", "pull_push", "mask_rcnn", "quick", "InstanceNet", "missing", "pull_push_oracle.easy.s0"):
+    for word in (
+        "shapes",
+        "voc",
+        "pull_push",
+        "mask_rcnn",
+        "quick",
+        "InstanceNet",
+        "missing",
+        "pull_push_oracle.easy.s0",
+    ):
         assert word in result.stdout
     assert "cells unknown" in result.stdout  # voc without its data

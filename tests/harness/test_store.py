@@ -30,9 +30,14 @@ def test_digest_ignores_the_order_of_keys() -> None:
 def test_a_step_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     store = Store(tmp_path)
     final = store.step("train", "m.d.s0", "abc")
-    with pytest.raises(RuntimeError), store.create(final) as draft:
-        (draft / "weights").write_text("half")
-        raise RuntimeError
+
+    def die_half_way() -> None:
+        with store.create(final) as draft:
+            (draft / "weights").write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        die_half_way()
     assert list(final.parent.iterdir()) == []
     with store.create(final) as draft:
         (draft / "weights").write_text("whole")

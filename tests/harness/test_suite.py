@@ -29,7 +29,13 @@ def test_settings_survive_the_file() -> None:
 
 def test_overrides_reach_sections_and_methods() -> None:
     overrides = parse_overrides(
-        ["train.steps=7", "data.val_images=5", "pull_push.threshold=0.7", "mask_rcnn.train.steps=9", "evaluate.resamples=0"]
+        [
+            "train.steps=7",
+            "data.val_images=5",
+            "pull_push.threshold=0.7",
+            "mask_rcnn.train.steps=9",
+            "evaluate.resamples=0",
+        ]
     )
     cells = {cell.row: cell for cell in settings_of("shapes", overrides=overrides)}
     assert cells["pull_push"].train.steps == 7
@@ -74,7 +80,7 @@ def test_what_is_wrong_is_named_with_the_nearest_name(request_: dict, message: s
 
 
 def test_unknown_suite_lists_all_suites() -> None:
-    with pytest.raises(UsageError, match="unknown suite 'shape'. Did you mean shapes. Available: shapes, voc"):
+    with pytest.raises(UsageError, match=r"unknown suite 'shape'. Did you mean shapes\? Available: shapes, voc"):
         load_suite("shape")
 
 

@@ -13,7 +13,7 @@ LITE0 = "tf_efficientnet_lite0"
 
 
 def test_packaged_imagenet_weights_know_imagenet() -> None:
-    """The stored tensors are the trained ones: the first filters see contrast, the statistics are not the initial ones."""
+    """The stored tensors are trained ones: the first filters are strong, the statistics not the initial ones."""
     encoder = timm.create_model(LITE0, features_only=True)
     load_imagenet(encoder, LITE0)
     other = timm.create_model(LITE0, features_only=True)
@@ -35,7 +35,7 @@ def test_unreachable_weights_are_explained(monkeypatch: pytest.MonkeyPatch) -> N
         raise OSError("no route to the hub")
 
     monkeypatch.setattr(timm, "create_model", refuse)
-    with pytest.raises(MethodError, match="no route to the hub.*Without a network, use encoder=tf_efficientnet_lite0"):
+    with pytest.raises(MethodError, match=r"no route to the hub.*Without a network, use encoder=tf_efficientnet_lite0"):
         load_imagenet(torch.nn.Identity(), "resnet50")
 
 

@@ -80,7 +80,9 @@ def line(values: list[float]) -> torch.Tensor:
 
 def test_center_fixed_takes_what_is_near_the_seed() -> None:
     # Seed 0 takes up to 1.0, the next untagged pixel 1.5 takes 1.5 and 2.4, then 9 alone.
-    groups = group_by_distance(line([0.0, 0.9, 1.0, 1.5, 2.4, 9.0]), torch.ones(1, 6).long(), threshold=1.0, shift=False)
+    groups = group_by_distance(
+        line([0.0, 0.9, 1.0, 1.5, 2.4, 9.0]), torch.ones(1, 6).long(), threshold=1.0, shift=False
+    )
     assert groups.tolist() == [[1, 1, 1, 2, 2, 3]]
 
 
@@ -124,8 +126,8 @@ def test_balanced_cross_entropy_worked_by_hand() -> None:
     # Three background pixels, one of class 1, all logits 0 for two classes: every pixel costs log 2, however weighted.
     logits, semantic = torch.zeros(1, 2, 1, 4), torch.tensor([[[0, 0, 0, 1]]])
     assert balanced_cross_entropy(logits, semantic, 0.5).item() == pytest.approx(math.log(2))
-    # Logits that give the right class probability 0.9 on background and 0.2 on class 1: with balance 1 each class counts
-    # a half: -(log 0.9 + log 0.2) / 2 = 0.857399; plain: -(3 log 0.9 + log 0.2) / 4 = 0.481380.
+    # Logits that give the right class 0.9 on background and 0.2 on class 1: with balance 1 each class counts a half:
+    # -(log 0.9 + log 0.2) / 2 = 0.857399; plain: -(3 log 0.9 + log 0.2) / 4 = 0.481380.
     logits = torch.tensor([[0.9, 0.9, 0.9, 0.8], [0.1, 0.1, 0.1, 0.2]]).log().view(1, 2, 1, 4)
     assert balanced_cross_entropy(logits, semantic, 1.0).item() == pytest.approx(0.857399, abs=1e-6)
     assert balanced_cross_entropy(logits, semantic, 0.0).item() == pytest.approx(0.481380, abs=1e-6)

@@ -22,6 +22,7 @@ TOLERANCE = 1e-9
 # Pattern of a case's name -> module of this folder. Its ``check(paths: list[Path]) -> int`` compares one case, raises
 # AssertionError where it differs, and returns how many values it compared. Modules are imported when a case needs them.
 CHECKERS = {
+    "pullpush_*": "pullpush",
     "voc*": "voc",
 }
 

@@ -40,8 +40,8 @@ def test_a_case_is_the_files_that_share_a_name(tmp_path: Path) -> None:
 
 
 def test_every_value_is_counted(case: runner.Case) -> None:
-    # Nine thresholds, eight tables of nine thresholds x one class, two rows of nine means.
-    assert runner.check_case(case) == 9 + 8 * 9 + 2 * 9
+    # The nine thresholds; nine tables of nine thresholds and one class; two rows of nine means.
+    assert runner.check_case(case) == 9 + 9 * 9 + 2 * 9
 
 
 @pytest.mark.parametrize("name", ["xyz1_basic.npz", "notes.txt"])

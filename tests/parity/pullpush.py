@@ -1,0 +1,101 @@
+"""Pull/push golden files: losses and gradients in float64, and the groups of both post-processings."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+from runner import Golden
+
+from methods.pull_push import group_by_distance, pull_push_loss
+
+_LOSS = re.compile(r"n(?P<norm>[12])_dpull(?P<pull>[\d.]+)_dpush(?P<push>[\d.]+)_(?P<hinge>lin|sq)_total")
+_GROUPS = re.compile(r"(?P<kind>fixed|shift)_n(?P<norm>[12])_t(?P<threshold>[\d.]+)_(?P<order>raster|perm)")
+_GAMMA = 0.001
+
+
+def check(paths: list[Path]) -> int:
+    (path,) = paths
+    golden = Golden(path)
+    embedding = torch.from_numpy(golden.take("E").astype(np.float64)).permute(2, 0, 1)
+    semantic = torch.from_numpy(golden.take("sem").astype(np.int64))
+    instances = torch.from_numpy(golden.take("inst").astype(np.int64))
+    order = torch.from_numpy(golden.take("perm").astype(np.int64)).flatten()
+    for name in golden.names():
+        if match := _LOSS.fullmatch(name):
+            _check_loss(golden, match, embedding, semantic, instances)
+        elif match := _GROUPS.fullmatch(name):
+            _check_groups(golden, match, embedding, semantic, order)
+    _check_relatives(golden, embedding, semantic, instances)
+    return golden.finish()
+
+
+def _check_loss(
+    golden: Golden, match: re.Match, embedding: torch.Tensor, semantic: torch.Tensor, instances: torch.Tensor
+) -> None:
+    stem = match[0].removesuffix("_total")
+    settings = {
+        "pull_margin": float(match["pull"]),
+        "push_margin": float(match["push"]),
+        "norm": int(match["norm"]),
+        "squared": match["hinge"] == "sq",
+    }
+    leaf = embedding.clone().requires_grad_()
+    pull, push, norm = pull_push_loss(leaf[None], semantic[None], instances[None], **settings)
+    total = pull + push + _GAMMA * norm
+    golden.compare(match[0], total.item(), rtol=1e-10)
+    # Class by class: [class, K, L_pull, L_push, L_reg, L_c].
+    rows = golden.take(f"{stem}_rows")
+    for row in rows:
+        alone = torch.where(semantic == int(row[0]), semantic, 0)
+        terms = [float(t) for t in pull_push_loss(embedding[None], alone[None], instances[None], **settings)]
+        expected = [int(instances[alone > 0].unique().count_nonzero()), *terms, terms[0] + terms[1] + _GAMMA * terms[2]]
+        np.testing.assert_allclose(expected, row[1:], rtol=1e-10, atol=1e-12, err_msg=f"{stem} class {row[0]:g}")
+        golden.count(len(expected))
+    if f"{stem}_grad" in golden.names():
+        total.backward()
+        expected = golden.take(f"{stem}_grad")
+        # The float32 copies carry 24 bits; the README's tolerance is 1e-6 of the largest gradient.
+        gradient = leaf.grad.permute(1, 2, 0).numpy()
+        np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-6 * np.abs(expected).max(), err_msg=stem)
+        golden.count(expected.size)
+
+
+def _check_groups(
+    golden: Golden, match: re.Match, embedding: torch.Tensor, semantic: torch.Tensor, order: torch.Tensor
+) -> None:
+    name = match[0]
+    shift = match["kind"] == "shift"
+    seeds = order if match["order"] == "perm" else torch.arange(semantic.numel())
+    threshold, norm = float(match["threshold"]), int(match["norm"])
+    groups = group_by_distance(embedding, semantic, threshold=threshold, shift=shift, norm=norm, order=seeds)
+    golden.compare(name, groups.numpy(), atol=0)
+    # Rows [class, seed's flat index, size, shift iterations]: class and size follow from the groups, and the seed must be
+    # the first in order among the pixels that were still untagged. The iterations are the reference's own bookkeeping.
+    rows = golden.take(f"{name}_info")
+    flat_groups, flat_classes = groups.flatten(), semantic.flatten()
+    assert len(rows) == int(groups.max())
+    for number, (label, seed, size, _) in enumerate(rows, 1):
+        assert (flat_classes[flat_groups == number] == label).all()
+        assert int((flat_groups == number).sum()) == size
+        untagged = (flat_classes[seeds] == label) & (flat_groups[seeds] >= number)
+        assert int(seeds[untagged][0]) == seed, f"{name}: seed of group {number}"
+        golden.count(3)
+
+
+def _check_relatives(
+    golden: Golden, embedding: torch.Tensor, semantic: torch.Tensor, instances: torch.Tensor
+) -> None:
+    """De Brabandere's squared class-agnostic form is ours with one class for all.
+
+    The other relatives (Wizaron's and nyoki's averaging, associative embedding) are not built yet.
+    """
+    if "debrabandere_paper_n2" in golden.names():
+        one_class = (instances > 0).long()
+        settings = {"pull_margin": 0.5, "push_margin": 1.5, "squared": True}
+        pull, push, norm = pull_push_loss(embedding[None], one_class[None], instances[None], **settings)
+        values = [float(value) for value in (pull, push, norm, pull + push + _GAMMA * norm)]
+        golden.compare("debrabandere_paper_n2", values, rtol=1e-10)
+    golden.ignore("wizaron_n1", "wizaron_n2", "nyoki_n1", "nyoki_n2", "ae_push", "ae_pull", "ae_keypoints")
