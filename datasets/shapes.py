@@ -201,8 +201,9 @@ def _inside(category: str, u: np.ndarray, v: np.ndarray, variety: np.float32) ->
     distance = u * u + v * v
     if category == "ring":
         return (distance <= 1.0) & (distance >= (0.5 + 0.15 * variety) ** 2)
-    bite = u - (0.3 + 0.08 * variety)
-    return (distance <= 1.0) & (bite * bite + v * v >= 0.85**2)  # crescent
+    bite = u - (0.3 + 0.04 * variety)
+    # Cut before the tips get thinner than a pixel, where they would fall apart.
+    return (distance <= 1.0) & (bite * bite + v * v >= 0.85**2) & (u <= 0.25)  # crescent
 
 
 def _hides_too_much(covered: np.ndarray, instances: np.ndarray, placed: list[_Placed], min_visible: float) -> bool:

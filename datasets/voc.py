@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import io
 import os
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -211,7 +213,9 @@ def _read_map(path: Path, struct: str) -> np.ndarray:
     if path.suffix == ".png":
         return read_indices(path)
     try:
-        labels = np.asarray(loadmat(path, variable_names=[struct])[struct]["Segmentation"][0, 0])
+        content = path.read_bytes()
+        _check_sums(content)
+        labels = np.asarray(loadmat(io.BytesIO(content), variable_names=[struct])[struct]["Segmentation"][0, 0])
         with np.errstate(invalid="ignore"):
             values = labels.astype(np.uint8)
     except FileNotFoundError:
@@ -224,6 +228,19 @@ def _read_map(path: Path, struct: str) -> np.ndarray:
     if labels.ndim != 2 or not np.array_equal(values, labels):
         raise DatasetError(f"{path}: {struct}.Segmentation must be a matrix of whole numbers in 0..255")
     return values
+
+
+def _check_sums(content: bytes) -> None:
+    """Raise an exception if a compressed variable of a MATLAB 5 file is damaged: it would crash scipy's reader."""
+    order = {b"IM": "little", b"MI": "big"}[content[126:128]]
+    position = 128
+    while position < len(content):
+        kind, size = (int.from_bytes(content[at : at + 4], order) for at in (position, position + 4))
+        if position + 8 + size > len(content):
+            raise EOFError(f"{len(content)} bytes, the variables need {position + 8 + size}")
+        if kind == 15:  # miCOMPRESSED: zlib's stream ends with a checksum
+            zlib.decompress(content[position + 8 : position + 8 + size])
+        position += 8 + size
 
 
 def _size(array: np.ndarray) -> str:

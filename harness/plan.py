@@ -10,6 +10,7 @@ import ast
 import dataclasses
 import functools
 import inspect
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,7 +122,8 @@ def resolve(suite: Suite, request: Request) -> tuple[str, Preset, list[tuple[Row
         changes = preset.methods.get(row.method, RowPreset())
         own = overrides.of(row_name, row.method)
         config = {**changes.config, **row.config, **own["config"]}
-        resolved = dataclasses.asdict(build_config(method.Config, config, row_name))
+        # As JSON has it, so that the cell's process reads back what was planned.
+        resolved = json.loads(json.dumps(dataclasses.asdict(build_config(method.Config, config, row_name))))
         train = check(TrainSettings, {**preset.train.model_dump(), **changes.train, **own["train"]}, "train")
         predict = check(
             PredictSettings, {**preset.predict.model_dump(), **changes.predict, **own["predict"]}, "predict"

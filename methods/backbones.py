@@ -16,6 +16,7 @@ from methods.base import MethodError
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in [0, 1]
 IMAGENET_STD = (0.229, 0.224, 0.225)
 OFFLINE_ENCODER = "tf_efficientnet_lite0"  # its weights come with a package from the index, so no hub is needed
+_STRIDE = 32  # of the deepest features, in pixels
 DECODERS = ("DeepLabV3Plus", "FPN", "PSPNet", "Unet")
 
 
@@ -77,8 +78,7 @@ class DenseNetwork(nn.Module):
         if self.input_scale != 1.0:
             images = _resize(images, [round(side * self.input_scale) for side in size])
         height, width = images.shape[-2:]
-        stride = 32
-        padding = (0, -width % stride, 0, -height % stride)
+        padding = (0, _padded(width) - width, 0, _padded(height) - height)
         if any(padding):
             images = nn.functional.pad(images, padding, mode="replicate")
         output = self.model(images)[..., :height, :width].float()
@@ -87,6 +87,11 @@ class DenseNetwork(nn.Module):
     def load_imagenet(self) -> None:
         """Fill the encoder with ImageNet weights; see `load_imagenet`."""
         load_imagenet(self.model.encoder.model, self.encoder_name)
+
+
+def _padded(side: int) -> int:
+    """The next multiple of the encoder's stride; two cells at least, or there is nothing to normalise over."""
+    return max(-(-side // _STRIDE), 2) * _STRIDE
 
 
 def _widths(decoder: str, width: int) -> dict[str, object]:

@@ -165,13 +165,14 @@ class TestScaleCrop:
         assert crop.instances.max() <= 1
 
     def test_scale_range_is_used(self) -> None:
-        # A left and a right half: their border's position in the scaled image is half the scaled width.
-        instances = np.repeat(np.array([[1] * 20 + [2] * 20], np.int32), 40, axis=0)
-        sample = Sample("halves", colour_of(instances), class_of(instances), instances)
+        instances = np.ones((40, 40), np.int32)
+        sample = Sample("full", colour_of(instances), class_of(instances), instances)
         rng = np.random.default_rng(5)
-        widths = [int((random_scale_crop(sample, rng, 90, (0.5, 2.0)).instances[45] > 0).sum()) for _ in range(200)]
-        assert 20 <= min(widths) <= 22
-        assert 78 <= max(widths) <= 80
+        crops = [random_scale_crop(sample, rng, 90, (0.5, 2.0)) for _ in range(300)]
+        sides = [int(crop.instances.any(axis=0).sum()) for crop in crops]
+        assert [crop.instances.sum() for crop in crops] == [side**2 for side in sides]
+        assert (min(sides), max(sides)) == (20, 80)
+        assert abs(np.mean(sides) - 50) < 4  # uniform, not log-uniform (whose mean is 43)
 
     @given(
         seed=st.integers(0, 2**32 - 1),

@@ -1,15 +1,18 @@
-"""Writes mini VOC 2012 and SBD folders in the official layouts, as the archives unpack them."""
+"""Writes mini VOC 2012 and SBD folders in the official layouts, as the archives unpack them; checks on samples."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 from scipy.io import savemat
 from scipy.sparse import csc_matrix
+
+from datasets.base import DatasetError, Sample
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,13 @@ def write_voc(voc: Path, train: Mapping[str, Picture], val: Mapping[str, Picture
     return voc
 
 
+def write_mini_voc(root: Path) -> Path:
+    """VOC 2012 under ``root`` with three images in train and two in val, all with the maps of `picture`."""
+    train = {"t1": picture(1), "t2": picture(2), "t3": picture(20)}
+    write_voc(root / "VOCdevkit" / "VOC2012", train, {"val1": picture(15), "val2": picture(8)})
+    return root
+
+
 def write_sbd(sbd: Path, train: Mapping[str, Picture], val: Mapping[str, Picture]) -> Path:
     """SBD's folder ``dataset`` with its MATLAB structs; returns it."""
     for folder in ("img", "cls", "inst"):
@@ -77,3 +87,16 @@ def write_mat(path: Path, struct: str, segmentation: np.ndarray, **fields: np.nd
     boundaries = np.empty((20, 1), object)
     boundaries[:, 0] = [csc_matrix(np.eye(*segmentation.shape)) for _ in range(20)]
     savemat(path, {struct: {"Segmentation": segmentation, "Boundaries": boundaries, **fields}}, do_compression=True)
+
+
+def message(action: Callable[[], object]) -> str:
+    """The text of the `DatasetError` that ``action`` raises."""
+    with pytest.raises(DatasetError) as caught:
+        action()
+    return str(caught.value)
+
+
+def check(sample: Sample, shape: tuple[int, int]) -> None:
+    """Assert the sizes and types that `Sample` promises."""
+    assert (sample.image.shape, sample.semantic.shape, sample.instances.shape) == ((*shape, 3), shape, shape)
+    assert (sample.image.dtype, sample.semantic.dtype, sample.instances.dtype) == (np.uint8, np.uint8, np.int32)
