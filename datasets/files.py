@@ -1,12 +1,14 @@
-"""Files on disk: images, maps of labels, lists of ids, and digests of contents. Every failure is a `DatasetError`."""
+"""Files on disk: images, label maps, lists of ids, and digests of contents. Every failure is a `DatasetError`."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import logging
 import os
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from scipy.io import loadmat
 
 from datasets.base import DatasetError
 
@@ -48,7 +51,10 @@ def _indices(path: Path, image: Image.Image) -> np.ndarray:
             f"{path}: a label map must be a PNG with one 8-bit value per pixel (mode P or L), but this is "
             f"{image.format} of mode {mode}; the raw palette PNG of the official archive is needed, not a coloured copy"
         )
-    return np.array(image)
+    # Pillow skips the checksums when it reads pixels: a damaged file could give other labels.
+    image.verify()  # ends the use of this object
+    with Image.open(path) as checked:
+        return np.array(checked)
 
 
 def _decode(path: Path, convert: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
@@ -69,6 +75,48 @@ def _decode(path: Path, convert: Callable[[Image.Image], np.ndarray]) -> np.ndar
             f"{path}: cannot be decoded ({type(error).__name__}: {error}); "
             "the file is broken or was not copied completely"
         ) from error
+
+
+def read_segmentation(path: Path, struct: str) -> np.ndarray:
+    """The matrix ``struct``.Segmentation of a MATLAB 5 file, as SBD has it: (H, W) uint8.
+
+    Raises `DatasetError` for a file that is missing, broken, cut off, or without such a matrix of 0..255.
+    """
+    try:
+        content = path.read_bytes()
+        _check_sums(content)
+        labels = np.asarray(loadmat(io.BytesIO(content), variable_names=[struct])[struct]["Segmentation"][0, 0])
+        with np.errstate(invalid="ignore"):
+            values = labels.astype(np.uint8)
+    except FileNotFoundError:
+        raise DatasetError(f"{path}: no such file") from None
+    except Exception as error:  # the reader raises whatever the bytes lead it to
+        raise DatasetError(
+            f"{path}: cannot be read as SBD's MATLAB struct {struct} with the field Segmentation "
+            f"({type(error).__name__}: {error}); the file is broken or was not copied completely"
+        ) from error
+    if labels.ndim != 2 or not np.array_equal(values, labels):
+        raise DatasetError(f"{path}: {struct}.Segmentation must be a matrix of whole numbers in 0..255")
+    return values
+
+
+def _check_sums(content: bytes) -> None:
+    """Raise an exception if a MATLAB 5 file is cut off or a compressed variable of it is damaged.
+
+    scipy's reader does not look at the checksums, and damaged bytes can crash the whole process.
+    """
+    if content[126:128] not in (b"IM", b"MI"):
+        raise ValueError("no header of a MATLAB 5 file")
+    order = "little" if content[126:128] == b"IM" else "big"
+    start = 128
+    while start < len(content):
+        kind, size = (int.from_bytes(content[at : at + 4], order) for at in (start, start + 4))
+        start, end = start + 8, start + 8 + size
+        if end > len(content):
+            raise EOFError(f"{len(content)} of at least {end} bytes")
+        if kind == 15:  # miCOMPRESSED
+            zlib.decompress(content[start:end])
+        start = end
 
 
 def read_ids(path: Path) -> list[str]:

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
 import os
-import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from scipy.io import loadmat
 
 from datasets.base import IGNORE, DatasetError, DatasetInfo, Sample
-from datasets.files import file_digests, first_five, read_ids, read_indices, read_rgb
+from datasets.files import file_digests, first_five, read_ids, read_indices, read_rgb, read_segmentation
 
 CATEGORIES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -209,38 +206,8 @@ def _find_sbd(root: Path, voc: Path) -> _Archive:
 
 
 def _read_map(path: Path, struct: str) -> np.ndarray:
-    """A label map (H, W) uint8 from a palette PNG, or from ``struct``.Segmentation of SBD's MATLAB file."""
-    if path.suffix == ".png":
-        return read_indices(path)
-    try:
-        content = path.read_bytes()
-        _check_sums(content)
-        labels = np.asarray(loadmat(io.BytesIO(content), variable_names=[struct])[struct]["Segmentation"][0, 0])
-        with np.errstate(invalid="ignore"):
-            values = labels.astype(np.uint8)
-    except FileNotFoundError:
-        raise DatasetError(f"{path}: no such file") from None
-    except Exception as error:  # the reader raises whatever the bytes lead it to
-        raise DatasetError(
-            f"{path}: cannot be read as SBD's MATLAB struct {struct} with the field Segmentation "
-            f"({type(error).__name__}: {error}); the file is broken or was not copied completely"
-        ) from error
-    if labels.ndim != 2 or not np.array_equal(values, labels):
-        raise DatasetError(f"{path}: {struct}.Segmentation must be a matrix of whole numbers in 0..255")
-    return values
-
-
-def _check_sums(content: bytes) -> None:
-    """Raise an exception if a compressed variable of a MATLAB 5 file is damaged: it would crash scipy's reader."""
-    order = {b"IM": "little", b"MI": "big"}[content[126:128]]
-    position = 128
-    while position < len(content):
-        kind, size = (int.from_bytes(content[at : at + 4], order) for at in (position, position + 4))
-        if position + 8 + size > len(content):
-            raise EOFError(f"{len(content)} bytes, the variables need {position + 8 + size}")
-        if kind == 15:  # miCOMPRESSED: zlib's stream ends with a checksum
-            zlib.decompress(content[position + 8 : position + 8 + size])
-        position += 8 + size
+    """A label map (H, W) uint8 from VOC's palette PNG or SBD's MATLAB struct."""
+    return read_indices(path) if path.suffix == ".png" else read_segmentation(path, struct)
 
 
 def _size(array: np.ndarray) -> str:

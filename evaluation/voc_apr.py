@@ -24,7 +24,6 @@ Fixed for all variants:
   when a network's scores are coarse.
 * Thresholds are the exact tenths: 10 * intersection >= k * union in integers. In floating point 0.1 * 7 > 7/10.
 * Detections on images without any truth are false positives. SDS's code overwrites them by the next image's.
-* The thresholds do not know of each other: a truth taken at 0.5 may be free at 0.6.
 
 `match_image` works per image and its outcome is stored; `average_precision` needs nothing else.
 """

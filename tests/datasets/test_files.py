@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from voc_layout import write_jpg, write_png
+from voc_layout import write_jpg, write_mat, write_png
 
 import datasets.files
 from datasets.base import DatasetError
-from datasets.files import file_digests, first_five, read_ids, read_indices, read_rgb
+from datasets.files import file_digests, first_five, read_ids, read_indices, read_rgb, read_segmentation
 
 
 def png(width: int, height: int, bits: int, rows: bytes) -> bytes:
@@ -65,13 +65,19 @@ class TestImages:
         with pytest.raises(DatasetError, match="but this is JPEG of mode L"):
             read_indices(tmp_path / "a.png")
 
-    def test_a_flipped_bit(self, tmp_path: Path) -> None:
-        write_png(tmp_path / "a.png", np.zeros((4, 6), np.uint8))
-        content = bytearray((tmp_path / "a.png").read_bytes())
-        content[content.index(b"IDAT") + 8] ^= 16
-        (tmp_path / "a.png").write_bytes(content)
-        with pytest.raises(DatasetError, match=r"a\.png: cannot be decoded"):
-            read_indices(tmp_path / "a.png")
+    def test_a_flipped_bit_in_any_byte_of_a_map_is_noticed(self, tmp_path: Path) -> None:
+        file, values = (
+            tmp_path / "a.png",
+            np.kron(np.arange(6, dtype=np.uint8).reshape(2, 3), np.ones((9, 9), np.uint8)),
+        )
+        write_png(file, values)
+        content = file.read_bytes()
+        for position in range(len(content) - 12):  # behind it only the mark of the end
+            damaged = bytearray(content)
+            damaged[position] ^= 1 << position % 8
+            file.write_bytes(damaged)
+            with pytest.raises(DatasetError, match=r"a\.png: "):
+                read_indices(file)
 
     def test_a_header_that_promises_a_bomb(self, tmp_path: Path) -> None:
         (tmp_path / "a.png").write_bytes(png(60_000, 60_000, bits=8, rows=b""))
@@ -87,6 +93,30 @@ class TestImages:
         warnings.simplefilter(action, Image.DecompressionBombWarning)
         with pytest.raises(DatasetError, match=r"a\.jpg: refused, the image is too large to be genuine"):
             read_rgb(tmp_path / "a.jpg")
+
+
+class TestMatlab:
+    def test_every_damaged_byte_is_noticed_or_does_not_matter(self, tmp_path: Path) -> None:
+        # Without the check of the checksums some of these crash scipy's reader, and with it the interpreter.
+        file, values = tmp_path / "a.mat", np.kron(np.array([[0, 3], [7, 0]], np.uint8), np.ones((9, 9), np.uint8))
+        write_mat(file, "GTinst", values)
+        content = file.read_bytes()
+        noticed = 0
+        for position in range(len(content)):
+            file.write_bytes(content[:position] + bytes([content[position] ^ 0x55]) + content[position + 1 :])
+            try:
+                np.testing.assert_array_equal(read_segmentation(file, "GTinst"), values)
+            except DatasetError:
+                noticed += 1
+        assert noticed >= len(content) - 128  # the first 124 bytes are free text
+
+    @pytest.mark.parametrize("length", [0, 100, 128, 131, 400, -1])
+    def test_cut_off(self, tmp_path: Path, length: int) -> None:
+        file = tmp_path / "a.mat"
+        write_mat(file, "GTinst", np.zeros((40, 30), np.uint8))
+        file.write_bytes(file.read_bytes()[:length])
+        with pytest.raises(DatasetError, match=r"a\.mat: cannot be read"):
+            read_segmentation(file, "GTinst")
 
 
 class TestLists:
