@@ -19,13 +19,14 @@ class DatasetInfo:
     """What records and tables need to know of a split.
 
     ``categories[0]`` belongs to label 1; label 0 is background. ``fingerprint`` changes exactly when
-    an image, an annotation or the split's list changes.
+    an image, an annotation or the split's list changes. ``generated`` splits have no files that could be broken.
     """
 
     name: str
     split: str
     categories: tuple[str, ...]
     fingerprint: str
+    generated: bool = False
 
 
 @dataclass(frozen=True)

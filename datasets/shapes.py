@@ -81,7 +81,7 @@ class Shapes:
         self.level, self.count, self.size, self.seed = LEVELS[level], count, size, seed
         key = f"{_source_digest()} {split} {count} {level} {size} {seed}"
         digest = hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
-        self.info = DatasetInfo(f"shapes-{level}", split, CATEGORIES, digest)
+        self.info = DatasetInfo(f"shapes-{level}", split, CATEGORIES, digest, generated=True)
 
     def __len__(self) -> int:
         return self.count

@@ -78,6 +78,7 @@ class Request:
     preset: str | None = None
     data_root: Path | None = None
     overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    lenient: bool = False  # pass over overrides of rows that are not asked for
 
 
 def load_method(name: str) -> type[Method]:
@@ -138,7 +139,8 @@ def resolve(suite: Suite, request: Request) -> tuple[str, Preset, list[tuple[Row
                     train, predict, evaluate,
                 )  # fmt: skip
                 cells.append((row, settings))
-    overrides.finish()
+    if not request.lenient:
+        overrides.finish()
     return preset_name, preset, cells
 
 
@@ -207,10 +209,11 @@ def _folder_name(step: str, settings: Settings) -> str:
 def open_data(dataset: str, options: tuple[tuple[str, Any], ...], root: Path | None, cache: Path) -> Splits:
     """Both splits of a dataset, opened once. Raises `UsageError` with the dataset's own explanation."""
     try:
-        train, val = (open_split(dataset, split, dict(options), root, cache) for split in ("train", "val"))
+        splits = Splits(*(open_split(dataset, split, dict(options), root, cache) for split in ("train", "val")))
+        _ = splits.train.info, splits.val.info  # hashes the files: one that is missing shows here
     except DatasetError as error:
         raise UsageError(str(error)) from error
-    return Splits(train, val)
+    return splits
 
 
 def step_keys(settings: Settings, splits: Splits) -> dict[str, str]:

@@ -34,7 +34,7 @@ class Evaluation(Frozen):
 
 
 class TrainCost(Frozen):
-    """What the train step writes. Memory is the process's peak resident size in bytes."""
+    """What the train step writes. Memory is the process's peak resident size in bytes; ``commit`` is what trained."""
 
     seconds: float
     steps: int
@@ -43,6 +43,7 @@ class TrainCost(Frozen):
     device: str
     losses: dict[str, float]
     weights_digest: str
+    commit: str
 
 
 class PredictCost(Frozen):

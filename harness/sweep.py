@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import platform
 from collections.abc import Sequence
@@ -25,12 +26,13 @@ from harness.suite import Preset, Suite, load_suite
 
 @dataclass(frozen=True)
 class Job:
-    """A planned sweep."""
+    """A planned sweep: the chosen ``cells``, and the suite's ``others``, which tables show too."""
 
     suite: Suite
     preset_name: str
     preset: Preset
     cells: list[Cell]
+    others: list[Cell]
     store: Store
     data_root: Path | None
 
@@ -40,7 +42,11 @@ def make_job(suite_name: str, request: Request, output: Path) -> Job:
     suite = load_suite(suite_name)
     preset_name, preset, settings = resolve(suite, request)
     store = Store(output)
-    return Job(suite, preset_name, preset, plan(settings, store, request.data_root), store, request.data_root)
+    cells = plan(settings, store, request.data_root)
+    chosen = {cell.settings.cell for cell in cells}
+    _, _, everything = resolve(suite, dataclasses.replace(request, methods=None, lenient=True))
+    rest = [pair for pair in everything if pair[1].cell not in chosen]
+    return Job(suite, preset_name, preset, cells, plan(rest, store, request.data_root), store, request.data_root)
 
 
 def run(job: Job, console: Console) -> int:
@@ -72,7 +78,7 @@ def _verify_data(job: Job, console: Console) -> None:
         splits = open_data(cell.settings.dataset, options, job.data_root, job.store.file_digests)
         for split in (splits.train, splits.val):
             marker = job.store.verified(split.info.fingerprint)
-            if marker.exists() or split.info.name.startswith("shapes"):
+            if marker.exists() or split.info.generated:
                 continue
             with bar(console, f"checking {split.info.name} {split.info.split}", len(split)) as advance:
                 try:
@@ -89,7 +95,7 @@ def _run_cell(job: Job, cell: Cell, title: str, console: Console) -> Record:
     missing = [step for step in STEPS if step not in finished]
     if not missing and cell.record.exists():
         console.print(f"{title}: reused {', '.join(STEPS)}", markup=False)
-        return Record.model_validate_json(cell.record.read_text(encoding="utf-8"))
+        return _read_record(cell)
     reused = f" (reused {', '.join(finished)})" if finished else ""
     console.print(f"{title}: {', '.join(missing) or 'record'}{reused}", markup=False)
     outcome = Outcome("ok", "", "")
@@ -104,6 +110,10 @@ def _run_cell(job: Job, cell: Cell, title: str, console: Console) -> Record:
     record = make_record(cell, outcome)
     write_text(cell.record, record.model_dump_json(indent=1))
     return record
+
+
+def _read_record(cell: Cell) -> Record:
+    return Record.model_validate_json(cell.record.read_text(encoding="utf-8"))
 
 
 def _absolute(path: Path | None) -> Path | None:
@@ -148,8 +158,10 @@ def make_record(cell: Cell, outcome: Outcome) -> Record:
 
 def _show_tables(job: Job, records: Sequence[Record], console: Console) -> None:
     folder = job.store.tables(job.suite.name, job.preset_name)
+    rows = {**job.suite.rows, **{cell.settings.row: cell.row for cell in job.cells}}
+    kept = [_read_record(cell) for cell in job.others if cell.record.exists()]
     for name, table in job.suite.tables.items():
-        drawn = tables.draw(name, table, job.suite, job.preset, records)
+        drawn = tables.draw(table, rows, job.preset, [*records, *kept])
         write_text(folder / f"{name}.md", drawn.markdown())
         write_text(folder / f"{name}.csv", drawn.csv())
         # The terminal's width is the reader's business: a wrapped table is worse than a wide one.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas
@@ -14,7 +14,7 @@ from tabulate import tabulate
 from evaluation.statistics import t_interval
 from harness.names import UsageError
 from harness.record import Record
-from harness.suite import ROOT, Column, Preset, Reported, Row, Suite, Table
+from harness.suite import ROOT, Column, Preset, Reported, Row, Table
 
 REPORTED = ROOT / "results" / "reported"
 MISSING = "not available"
@@ -55,10 +55,10 @@ class Drawn:
         return self.frame.to_csv(index=False, lineterminator="\n")
 
 
-def draw(name: str, table: Table, suite: Suite, preset: Preset, records: Sequence[Record]) -> Drawn:
-    """The table ``name`` of ``suite`` from the records at hand: rows of papers, then one row a method and dataset.
+def draw(table: Table, rows: Mapping[str, Row], preset: Preset, records: Sequence[Record]) -> Drawn:
+    """The table from the records at hand: rows of papers, then one row for each of ``rows`` and data set.
 
-    Rows whose cells all failed show why; rows without a record, because others were chosen, are left out.
+    Rows whose cells all failed show why; rows without a record say "not run".
     """
     head = ("method", *(column.title for column in table.columns), "seeds", "paper reports", "verdict")
     several = len(preset.data) > 1
@@ -71,17 +71,16 @@ def draw(name: str, table: Table, suite: Suite, preset: Preset, records: Sequenc
         numbers.append(
             _frame_row(row.title, "reported", "", table.columns, [Measured(v, math.nan) for v in values], 0, "")
         )
-    for row_name, row in suite.rows.items():
+    for row_name, row in rows.items():
         for data_name in preset.data:
             chosen = [r for r in records if r.settings.row == row_name and r.settings.data_name == data_name]
             title = f"{row.title}, {data_name}" if several else row.title
-            if chosen:
-                text, line = _measured_row(title, data_name, row, table, preset, chosen)
-                body.append(text)
-                numbers.append(line)
+            text, line = _measured_row(title, data_name, row, table, preset, chosen)
+            body.append(text)
+            numbers.append(line)
     if not table.verdict:
         head, body = head[:-3], [row[:-3] for row in body]
-    notes = [preset.description, *table.footnotes, *_notes(suite, records)]
+    notes = [preset.description, *table.footnotes, *_notes(records)]
     return Drawn(table.title, head, tuple(body), pandas.DataFrame(numbers), tuple(notes))
 
 
@@ -92,18 +91,21 @@ def _measured_row(
     paper = reported_value(row.reported, {}) if row.reported else math.nan
     caption = f"{_number(paper, 1)} {row.reported.caption}".strip() if row.reported else MISSING
     if not done:
-        first = records[0]
-        reason = first.reason if len(first.reason) <= _REASON else first.reason[: _REASON - 1] + "…"
-        status = f"{first.status}: {reason}"
+        status, text = (records[0].status, _short(records[0])) if records else ("not run", "not run")
         blanks = [Measured(math.nan, math.nan)] * len(table.columns)
-        line = _frame_row(title, first.status, data_name, table.columns, blanks, paper, status)
-        return (title, *("-" for _ in table.columns), "0", caption, status), line
+        line = _frame_row(title, status, data_name, table.columns, blanks, paper, text)
+        return (title, *("-" for _ in table.columns), "0", caption, text), line
     values = [measured(done, column.metric) for column in table.columns]
     verdict = judge(values[0], paper, row.not_comparable or preset.not_comparable, table.columns[0])
     cells = [_interval(value, column) for value, column in zip(values, table.columns, strict=True)]
     seeds = str(len(done)) if len(done) == len(records) else f"{len(done)} of {len(records)}"
     line = _frame_row(title, "ok", data_name, table.columns, values, paper, verdict)
     return (title, *cells, seeds, caption, verdict), line
+
+
+def _short(record: Record) -> str:
+    text = f"{record.status}: {record.reason}"
+    return text if len(text) <= _REASON else text[: _REASON - 1] + "…"
 
 
 def measured(records: Sequence[Record], metric: str) -> Measured:
@@ -188,7 +190,7 @@ def _frame_row(
     return {**line, "paper": paper, "verdict": verdict}
 
 
-def _notes(suite: Suite, records: Sequence[Record]) -> list[str]:
+def _notes(records: Sequence[Record]) -> list[str]:
     done = [record for record in records if record.status == "ok"]
     if not done:
         return []

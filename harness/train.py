@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from datasets.base import Dataset, Sample
 from datasets.transforms import Augmentation
 from harness.batches import TrainStream, collate
+from harness.provenance import git_state
 from harness.record import TrainCost
 from harness.store import digest
 from harness.suite import TrainSettings
@@ -73,6 +74,7 @@ def train(method: Method, data: Dataset, settings: TrainSettings, seed: int, pro
         device=str(fabric.device),
         losses=losses,
         weights_digest=weights_digest(method),
+        commit=git_state()[0],
     )
 
 

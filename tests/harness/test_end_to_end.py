@@ -71,7 +71,7 @@ def test_main_job_from_plan_to_table_and_again(tmp_path: Path) -> None:
     assert first.returncode == 0, first.stdout + first.stderr
     assert "Instances found in generated scenes" in first.stdout
     found = {record["settings"]["row"]: record for record in records(tmp_path)}
-    assert set(found) == {"pull_push", "pull_push_fixed", "pull_push_oracle", "mask_rcnn"}
+    assert set(found) == {"pull_push_shift", "pull_push_fixed", "pull_push_oracle", "mask_rcnn"}
     for record in found.values():
         assert record["status"] == "ok"
         assert 0.0 <= record["evaluation"]["metrics"]["ap_r_50"]["value"] <= 1.0

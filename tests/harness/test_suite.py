@@ -38,9 +38,9 @@ def test_overrides_reach_sections_and_methods() -> None:
         ]
     )
     cells = {cell.row: cell for cell in settings_of("shapes", overrides=overrides)}
-    assert cells["pull_push"].train.steps == 7
+    assert cells["pull_push_shift"].train.steps == 7
     assert cells["mask_rcnn"].train.steps == 9  # a method's own value wins over everybody's
-    assert cells["pull_push"].config["threshold"] == 0.7
+    assert cells["pull_push_shift"].config["threshold"] == 0.7
     assert cells["pull_push_fixed"].config["threshold"] == 0.7  # all rows of the method
     assert all(cell.data["val_images"] == 5 and cell.evaluate.resamples == 0 for cell in cells.values())
 
@@ -48,12 +48,13 @@ def test_overrides_reach_sections_and_methods() -> None:
 def test_an_override_of_one_row_stays_in_it() -> None:
     cells = {c.row: c for c in settings_of("shapes", overrides=parse_overrides(["pull_push_fixed.threshold=0.6"]))}
     assert cells["pull_push_fixed"].config["threshold"] == 0.6
-    assert cells["pull_push"].config["threshold"] != 0.6
+    assert cells["pull_push_shift"].config["threshold"] != 0.6
 
 
 def test_methods_are_chosen_by_row_or_by_method() -> None:
     assert {c.row for c in settings_of("shapes", methods=["mask_rcnn"])} == {"mask_rcnn"}
     assert {c.row for c in settings_of("shapes", methods=["pull_push_oracle"])} == {"pull_push_oracle"}
+    assert len(settings_of("shapes", methods=["pull_push"])) == 3
     assert len(settings_of("shapes", methods=["mask_rcnn"], seeds=[0, 1, 2])) == 3
 
 
@@ -66,9 +67,12 @@ def test_methods_are_chosen_by_row_or_by_method() -> None:
         ({"overrides": {"train.step": 3}}, "unknown key in train 'step'. Did you mean steps"),
         ({"overrides": {"trian.steps": 3}}, "unknown key in --set 'trian.steps'. Did you mean train.steps"),
         ({"overrides": {"steps": 3}}, "unknown key in --set 'steps'"),
-        ({"overrides": {"pull_push.treshold": 3}}, "unknown setting of pull_push 'treshold'. Did you mean threshold"),
+        (
+            {"overrides": {"pull_push.treshold": 3}},
+            "unknown setting of pull_push_shift 'treshold'. Did you mean threshold",
+        ),
         ({"overrides": {"pull_push.grouping": "center"}}, "'center' is not one of center_fixed, center_shift"),
-        ({"overrides": {"pull_push.threshold": "big"}}, "pull_push: threshold: Input should be a valid number"),
+        ({"overrides": {"pull_push.threshold": "big"}}, "pull_push_shift: threshold: Input should be a valid number"),
         ({"overrides": {"train.steps": 0}}, "train: steps: Input should be greater than or equal to 1"),
         ({"overrides": {"data.leven": "hard"}}, "unknown key in data 'leven'. Did you mean level"),
     ],

@@ -50,7 +50,8 @@ def record(row: str, value: float, low: float = 0.4, high: float = 0.6, seed: in
             metrics={"ap_r_50": metric}, variants={},
         ),
         train=TrainCost(
-            seconds=12.4, steps=3, parameters=10, peak_memory=10**9, device="cpu", losses={}, weights_digest="", commit="abc"
+            seconds=12.4, steps=3, parameters=10, peak_memory=10**9, device="cpu", losses={}, weights_digest="",
+            commit="abc",
         ),
         predict=PredictCost(
             seconds=1.0, images=4, network_ms=5.0, grouping_ms=float("nan"), scoring_ms=0.1, peak_memory=1
@@ -73,7 +74,7 @@ def test_one_seed_shows_the_interval_over_images() -> None:
 
 
 def test_several_seeds_show_the_interval_over_seeds() -> None:
-    # 0.4, 0.5, 0.6: mean 0.5, deviation 0.1; t for 95 % with 2 degrees of freedom is 4.3027: half 4.3027 x 0.1 / sqrt(3).
+    # 0.4, 0.5, 0.6: mean 0.5, deviation 0.1; t for 95 % with 2 degrees of freedom is 4.3027; 4.3027 x 0.1 / sqrt(3).
     found = measured([record("a", value, seed=seed) for seed, value in enumerate((0.4, 0.5, 0.6))], "ap_r_50")
     assert found.value == pytest.approx(0.5)
     assert found.half == pytest.approx(0.24841, abs=1e-5)
@@ -109,7 +110,9 @@ def test_rows_of_papers_take_each_columns_class() -> None:
         Column(metric="ap_r_50/bicycle", title="bike", reported_class="bike"),
         Column(metric="ap_r_50/none", title="none", reported_class="no such class"),
     )
-    table = Table(title="T", columns=columns, verdict=False, reported_rows=(ReportedRow(title="SDS", reported=reported),))
+    table = Table(
+        title="T", columns=columns, verdict=False, reported_rows=(ReportedRow(title="SDS", reported=reported),)
+    )
     drawn = draw(table, {}, PRESET, [])
     assert drawn.body == (("SDS", "0.5", "not available"),)  # 0.5 per cent: SDS's bicycles
     assert drawn.frame["ap_r_50/bicycle"].tolist() == [0.5]

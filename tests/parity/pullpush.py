@@ -72,8 +72,8 @@ def _check_groups(
     threshold, norm = float(match["threshold"]), int(match["norm"])
     groups = group_by_distance(embedding, semantic, threshold=threshold, shift=shift, norm=norm, order=seeds)
     golden.compare(name, groups.numpy(), atol=0)
-    # Rows [class, seed's flat index, size, shift iterations]: class and size follow from the groups, and the seed must be
-    # the first in order among the pixels that were still untagged. The iterations are the reference's own bookkeeping.
+    # Rows [class, seed's flat index, size, shift iterations]: class and size follow from the groups, and the seed must
+    # be the first in order among the pixels still untagged. The iterations are the reference's own bookkeeping.
     rows = golden.take(f"{name}_info")
     flat_groups, flat_classes = groups.flatten(), semantic.flatten()
     assert len(rows) == int(groups.max())
@@ -85,9 +85,7 @@ def _check_groups(
         golden.count(3)
 
 
-def _check_relatives(
-    golden: Golden, embedding: torch.Tensor, semantic: torch.Tensor, instances: torch.Tensor
-) -> None:
+def _check_relatives(golden: Golden, embedding: torch.Tensor, semantic: torch.Tensor, instances: torch.Tensor) -> None:
     """De Brabandere's squared class-agnostic form is ours with one class for all.
 
     The other relatives (Wizaron's and nyoki's averaging, associative embedding) are not built yet.
