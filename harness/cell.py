@@ -28,6 +28,7 @@ class CellPlan(BaseModel):
     output: Path
     data_root: Path | None
     folders: Mapping[str, Path]
+    drafts: Path
 
 
 TRAIN_COST, WEIGHTS = "train.json", "weights.safetensors"
@@ -53,19 +54,19 @@ def run_cell(plan: CellPlan, report: Reporter) -> None:
     if not plan.folders["predict"].is_dir():
         method = method_class(config, len(splits.train.info.categories))
     if not plan.folders["train"].is_dir():
-        with store.create(plan.folders["train"]) as draft:
+        with store.create(plan.folders["train"], plan.drafts) as draft:
             cost = train(method, splits.train, settings.train, settings.seed, report.of("train"))
             save_weights(method, draft / WEIGHTS)
             write_text(draft / TRAIN_COST, cost.model_dump_json(indent=1))
         report.finished("train")
     if not plan.folders["predict"].is_dir():
         load_weights(method, plan.folders["train"] / WEIGHTS)
-        with store.create(plan.folders["predict"]) as draft:
+        with store.create(plan.folders["predict"], plan.drafts) as draft:
             cost = predict(method, splits.val, settings.predict, draft, report.of("predict"))
             write_text(draft / PREDICT_COST, cost.model_dump_json(indent=1))
         report.finished("predict")
     if not plan.folders["evaluate"].is_dir():
-        with store.create(plan.folders["evaluate"]) as draft:
+        with store.create(plan.folders["evaluate"], plan.drafts) as draft:
             predictions = plan.folders["predict"] / FILE
             evaluation = evaluate(splits.val, predictions, settings.evaluate, draft / MATCHES, report.of("evaluate"))
             write_text(draft / EVALUATION, evaluation.model_dump_json(indent=1))

@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +82,23 @@ class Store:
         return self.output / "cache" / f"verified-{fingerprint}"
 
     @contextmanager
-    def create(self, final: Path) -> Iterator[Path]:
-        """A fresh folder that becomes ``final`` when the block ends without an error, and vanishes otherwise."""
+    def drafts(self) -> Iterator[Path]:
+        """A folder for one cell's drafts; it goes when the block ends, even if the cell's process was killed."""
+        parent = self.output / "drafts"
+        parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=parent))
+        try:
+            yield folder.resolve()
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # another cell may be at work
+                parent.rmdir()
+
+    @contextmanager
+    def create(self, final: Path, drafts: Path) -> Iterator[Path]:
+        """A fresh folder in ``drafts`` that becomes ``final`` when the block ends without an error."""
         final.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}."))
+        draft = Path(tempfile.mkdtemp(dir=drafts))
         try:
             yield draft
             os.chmod(draft, 0o755)

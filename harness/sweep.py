@@ -100,13 +100,16 @@ def _run_cell(job: Job, cell: Cell, title: str, console: Console) -> Record:
     console.print(f"{title}: {', '.join(missing) or 'record'}{reused}", markup=False)
     outcome = Outcome("ok", "", "")
     if missing:
-        plan_ = CellPlan(
-            settings=cell.settings, output=job.store.output.resolve(), data_root=_absolute(job.data_root),
-            folders={step: folder.resolve() for step, folder in cell.folders.items()},
-        )  # fmt: skip
-        with Follower(console) as follower:
-            folder = job.store.output / "logs" / f"{cell.settings.cell}-{cell.keys['evaluate']}"
-            outcome = launch(plan_, folder, job.preset.timeout, follower.message)
+        folder = job.store.output / "logs" / f"{cell.settings.cell}-{cell.keys['evaluate']}"
+        with Follower(console) as follower, job.store.drafts() as drafts:
+            handed = CellPlan(
+                settings=cell.settings,
+                output=job.store.output.resolve(),
+                data_root=_absolute(job.data_root),
+                folders={step: folder.resolve() for step, folder in cell.folders.items()},
+                drafts=drafts,
+            )
+            outcome = launch(handed, folder, job.preset.timeout, follower.message)
     record = make_record(cell, outcome)
     write_text(cell.record, record.model_dump_json(indent=1))
     return record

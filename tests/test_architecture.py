@@ -68,9 +68,13 @@ def test_dependencies_import_after_our_own_packages() -> None:
     """Our `datasets` shadows the package of that name on the index: nothing that we depend on may need it."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     names = [re.split(r"[<>=!]", line)[0].strip() for line in project["dependencies"]]
-    modules = {"pillow": "PIL", "segmentation-models-pytorch": "segmentation_models_pytorch"}
+    modules = {
+        "pillow": "PIL",
+        "lightning-fabric": "lightning_fabric",
+        "segmentation-models-pytorch": "segmentation_models_pytorch",
+    }
     code = "import datasets, methods, evaluation, harness\n" + "\n".join(f"import {modules.get(n, n)}" for n in names)
-    code += "\nimport torchvision.models.detection, lightning.fabric, pathlib\n"
+    code += "\nimport torchvision.models.detection, pathlib\n"
     code += f"assert pathlib.Path(datasets.__file__).parent == pathlib.Path({str(ROOT / 'datasets')!r})"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=200)
 

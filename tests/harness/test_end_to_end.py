@@ -26,7 +26,7 @@ class Config:
     answer: str = setting("{answer}", "what to do", source="test")
 
 class Plugin(Method):
-    name, paper, tasks, Config = "plugin", "none", frozenset({{"instances"}}), Config
+    name, paper, tasks, Config = "{name}", "none", frozenset({{"instances"}}), Config
 
     def __init__(self, config, num_classes):
         super().__init__(config, num_classes)
@@ -44,9 +44,9 @@ class Plugin(Method):
 """
 
 
-def plugin(folder: Path, body: str = "pass") -> str:
-    (folder / "mine.py").write_text(PLUGIN.format(answer="none", body=body), encoding="utf-8")
-    return f"{folder / 'mine.py'}:Plugin"
+def plugin(folder: Path, name: str = "plugin", body: str = "pass") -> str:
+    (folder / f"{name}.py").write_text(PLUGIN.format(name=name, answer="none", body=body), encoding="utf-8")
+    return f"{folder / name}.py:Plugin"
 
 
 def run(*words: str, timeout: float = 200) -> subprocess.CompletedProcess:
@@ -100,48 +100,46 @@ def test_main_job_from_plan_to_table_and_again(tmp_path: Path) -> None:
     assert line.split()[2:5] == ["done", "stale", "stale"]
 
 
-def test_a_cell_that_fails_is_a_row_and_the_sweep_goes_on(tmp_path: Path) -> None:
-    bad = plugin(tmp_path, 'raise ValueError("no such luck")')
-    result = run("--methods", f"{bad},pull_push_fixed", "--output", str(tmp_path / "out"), *TINY)
+def test_cells_that_fail_are_rows_and_the_sweep_goes_on(tmp_path: Path) -> None:
+    """A stranger's method, by its path, after three that die in three ways."""
+    bodies = {
+        "raises": 'raise ValueError("no such luck")',
+        "killed": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+        "diverges": 'return {"nothing": self.weight.sum() * float("nan")}',
+        "healthy": "pass",
+    }
+    words = ",".join(plugin(tmp_path, name, body) for name, body in bodies.items())
+    output = tmp_path / "out"
+    result = run("--methods", words, "--seeds", "1", "--output", str(output), *TINY)
     assert result.returncode == 1
-    assert "failed: ValueError: no such luck" in result.stdout
     assert "Traceback" not in result.stdout + result.stderr
-    by_row = {record["settings"]["row"]: record for record in records(tmp_path / "out")}
-    assert by_row["plugin"]["status"] == "failed"
-    assert "raise ValueError" in by_row["plugin"]["log"]
-    assert by_row["pull_push_fixed"]["status"] == "ok"
-    assert not list((tmp_path / "out" / "steps" / "train").glob("plugin*")), "a half-trained folder was left"
-
-
-def test_a_strangers_method_runs_by_its_path(tmp_path: Path) -> None:
-    result = run("--methods", plugin(tmp_path), "--seeds", "1,2", "--output", str(tmp_path / "out"), *TINY)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert {record["settings"]["seed"] for record in records(tmp_path / "out")} == {1, 2}
-    assert "│ plugin" in result.stdout
-
-
-def test_a_killed_cell_says_so(tmp_path: Path) -> None:
-    bad = plugin(tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
-    result = run("--methods", bad, "--output", str(tmp_path / "out"), *TINY)
-    assert result.returncode == 1
-    assert "killed by SIGKILL" in result.stdout
-
-
-def test_loss_that_is_not_finite_stops_training(tmp_path: Path) -> None:
-    bad = plugin(tmp_path, 'return {"nothing": self.weight.sum() * float("nan")}')
-    result = run("--methods", bad, "--output", str(tmp_path / "out"), *TINY)
-    assert result.returncode == 1
-    assert "the loss is not finite at step 1 of 4: nothing = nan" in result.stdout
+    found = {record["settings"]["row"]: record for record in records(output)}
+    assert {name: record["status"] for name, record in found.items()} == {
+        "raises": "failed",
+        "killed": "failed",
+        "diverges": "failed",
+        "healthy": "ok",
+    }
+    assert found["raises"]["reason"] == "ValueError: no such luck"
+    assert "raise ValueError" in found["raises"]["log"]
+    assert found["killed"]["reason"].startswith("killed by SIGKILL")
+    assert "the loss is not finite at step 1 of 4: nothing = nan" in found["diverges"]["reason"]
+    assert "failed: ValueError: no such luck" in result.stdout
+    assert "│ healthy" in result.stdout
+    assert found["healthy"]["settings"]["seed"] == 1
+    left = [path.name for path in (output / "steps" / "train").iterdir()]
+    assert [name.split(".")[0] for name in left] == ["healthy"], "a half-trained folder was left"
+    assert not (output / "drafts").exists()
 
 
 def test_interrupt_ends_cleanly_and_keeps_what_is_done(tmp_path: Path) -> None:
-    slow = plugin(tmp_path, "import time; time.sleep(100)")
-    words = ["--methods", f"pull_push_fixed,{slow}", "--output", str(tmp_path / "out"), *TINY]
+    quick, slow = plugin(tmp_path, "quick"), plugin(tmp_path, "slow", "import time; time.sleep(100)")
+    words = ["--methods", f"{quick},{slow}", "--output", str(tmp_path / "out"), *TINY]
     process = subprocess.Popen(
         [sys.executable, "run_all.py", *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     seen = ""
-    while "plugin.easy.s0" not in seen:
+    while "slow.easy.s0" not in seen:
         line = process.stdout.readline()
         assert line, seen + process.stderr.read()
         seen += line

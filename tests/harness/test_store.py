@@ -31,25 +31,27 @@ def test_a_step_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     store = Store(tmp_path)
     final = store.step("train", "m.d.s0", "abc")
 
-    def die_half_way() -> None:
-        with store.create(final) as draft:
+    def die_half_way(drafts: Path) -> None:
+        with store.create(final, drafts) as draft:
             (draft / "weights").write_text("half")
             raise RuntimeError
 
-    with pytest.raises(RuntimeError):
-        die_half_way()
-    assert list(final.parent.iterdir()) == []
-    with store.create(final) as draft:
-        (draft / "weights").write_text("whole")
-        assert not final.exists()
+    with store.drafts() as drafts:
+        with pytest.raises(RuntimeError):
+            die_half_way(drafts)
+        assert list(final.parent.iterdir()) == []
+        with store.create(final, drafts) as draft:
+            (draft / "weights").write_text("whole")
+            assert not final.exists()
     assert (final / "weights").read_text() == "whole"
+    assert [path.name for path in tmp_path.iterdir()] == ["steps"], "drafts were left"
 
 
 def test_the_first_of_two_equal_steps_stays(tmp_path: Path) -> None:
     store = Store(tmp_path)
     final = store.step("train", "m.d.s0", "abc")
-    with store.create(final) as slow:
-        with store.create(final) as fast:
+    with store.drafts() as drafts, store.create(final, drafts) as slow:
+        with store.create(final, drafts) as fast:
             (fast / "weights").write_text("first")
         (slow / "weights").write_text("second")
     assert (final / "weights").read_text() == "first"
