@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import numpy as np
@@ -79,8 +80,9 @@ def _metrics(matches: list[ImageMatches], categories: tuple[str, ...], settings:
         intervals["ap_r_vol"] = (float(found.vol_low), float(found.vol_high))
     metrics = {}
     for name, value in values.items():
-        low, high = intervals.get(name, (None, None))
-        metrics[name] = Metric(value=value, low=low, high=high)
+        low, high = intervals.get(name, (math.nan, math.nan))
+        known = not (math.isnan(low) or math.isnan(high))
+        metrics[name] = Metric(value=value, low=low if known else None, high=high if known else None)
     return metrics
 
 

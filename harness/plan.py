@@ -223,11 +223,10 @@ def step_keys(settings: Settings, splits: Splits) -> dict[str, str]:
     config = {stage: {n: v for n, v in settings.config.items() if stages[n] == stage} for stage in ("train", "predict")}
     source = method_files(method)
     training_source = [path for path in source if path.name != "scoring.py"]
-    own_file = str(method.__module__)
     train = digest(
-        "train", own_file, method.__qualname__, code_digest(training_source), _code("train"), config["train"],
-        settings.train.model_dump(exclude={"workers"}), settings.seed, splits.train.info.fingerprint,
-        splits.train.info.categories,
+        "train", method.__module__, method.__qualname__, code_digest(training_source), _code("train"),
+        _data_code(settings.dataset), config["train"], settings.train.model_dump(exclude={"workers"}), settings.seed,
+        splits.train.info.fingerprint, splits.train.info.categories,
     )  # fmt: skip
     predict = digest(
         "predict", train, code_digest(source), _code("predict"), config["predict"], settings.predict.model_dump(),
@@ -240,6 +239,12 @@ def step_keys(settings: Settings, splits: Splits) -> dict[str, str]:
 @functools.cache
 def _code(step: str) -> str:
     return code_digest(ROOT / name for name in _STEP_CODE[step])
+
+
+@functools.cache
+def _data_code(dataset: str) -> str:
+    """What turns files into samples: fingerprints see the files only."""
+    return code_digest(ROOT / "datasets" / name for name in (f"{dataset}.py", "files.py", "base.py"))
 
 
 @functools.cache

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 
 from harness.suite import Settings
 
+# JSON has no NaN: a number that does not exist (a class without instances) is stored as null and read back as NaN.
+Number = Annotated[
+    float,
+    BeforeValidator(lambda value: math.nan if value is None else value),
+    PlainSerializer(lambda value: None if math.isnan(value) else value, when_used="json"),
+]
+
 
 class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Metric(Frozen):
     """A value with its bootstrap interval over images; ``low`` and ``high`` are None where none was computed."""
 
-    value: float
+    value: Number
     low: float | None = None
     high: float | None = None
 
@@ -30,7 +38,7 @@ class Evaluation(Frozen):
     images: int
     instances: int
     metrics: dict[str, Metric]
-    variants: dict[str, float]
+    variants: dict[str, Number]
 
 
 class TrainCost(Frozen):
@@ -51,9 +59,9 @@ class PredictCost(Frozen):
 
     seconds: float
     images: int
-    network_ms: float
-    grouping_ms: float
-    scoring_ms: float
+    network_ms: Number
+    grouping_ms: Number
+    scoring_ms: Number
     peak_memory: int
 
 

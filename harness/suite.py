@@ -109,9 +109,14 @@ class RowPreset(Spec):
 
 
 class Data(Spec):
-    """One dataset of a preset; ``options`` are checked by the dataset's own model."""
+    """One dataset of a preset; ``options`` are checked by the dataset's own model.
+
+    ``official_images`` is the size of the split that papers are judged on: on another number of images nothing is
+    comparable with them (0: there is no official split).
+    """
 
     dataset: str
+    official_images: int = 0
     options: dict[str, Any] = {}
 
 

@@ -17,7 +17,7 @@ from harness.record import Record
 from harness.suite import ROOT, Column, Preset, Reported, Row, Table
 
 REPORTED = ROOT / "results" / "reported"
-MISSING = "not available"
+MISSING = "n/a"
 _REASON = 60  # characters of a failure's reason in a table; the whole stands below it
 
 
@@ -69,7 +69,7 @@ def draw(table: Table, rows: Mapping[str, Row], preset: Preset, records: Sequenc
             (row.title, *(_plain(v, c) for v, c in zip(values, table.columns, strict=True)), "", "", "reported")
         )
         numbers.append(
-            _frame_row(row.title, "reported", "", table.columns, [Measured(v, math.nan) for v in values], 0, "")
+            _frame_row(row.title, "reported", "", table.columns, [Measured(v, math.nan) for v in values], math.nan, "")
         )
     for row_name, row in rows.items():
         for data_name in preset.data:
@@ -80,8 +80,12 @@ def draw(table: Table, rows: Mapping[str, Row], preset: Preset, records: Sequenc
             numbers.append(line)
     if not table.verdict:
         head, body = head[:-3], [row[:-3] for row in body]
-    notes = [preset.description, *table.footnotes, *_notes(records)]
+    notes = [preset.description, *table.footnotes, *_notes(records), *_missing(body)]
     return Drawn(table.title, head, tuple(body), pandas.DataFrame(numbers), tuple(notes))
+
+
+def _missing(body: Sequence[Sequence[str]]) -> list[str]:
+    return [f"{MISSING}: the paper's value is not available"] if any(MISSING in row for row in body) else []
 
 
 def _measured_row(
@@ -96,7 +100,11 @@ def _measured_row(
         line = _frame_row(title, status, data_name, table.columns, blanks, paper, text)
         return (title, *("-" for _ in table.columns), "0", caption, text), line
     values = [measured(done, column.metric) for column in table.columns]
-    verdict = judge(values[0], paper, row.not_comparable or preset.not_comparable, table.columns[0])
+    images, official = done[0].evaluation.images, preset.data[data_name].official_images
+    reasons = [row.not_comparable, preset.not_comparable]
+    if official and images != official:
+        reasons.append(f"{images} images, not the official {official}")
+    verdict = judge(values[0], paper, next(filter(None, reasons), ""), table.columns[0])
     cells = [_interval(value, column) for value, column in zip(values, table.columns, strict=True)]
     seeds = str(len(done)) if len(done) == len(records) else f"{len(done)} of {len(records)}"
     line = _frame_row(title, "ok", data_name, table.columns, values, paper, verdict)
@@ -131,7 +139,7 @@ def _lookup(record: Record, metric: str) -> Measured:
 def judge(value: Measured, paper: float, not_comparable: str, column: Column) -> str:
     """reproduced | not reproduced | not comparable (why) | no reported value."""
     if math.isnan(paper):
-        return "no reported value"
+        return f"no reported value: {not_comparable}" if not_comparable else "no reported value"
     if not_comparable:
         return f"not comparable: {not_comparable}"
     scale = column.scale

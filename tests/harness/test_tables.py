@@ -70,7 +70,7 @@ def body(rows: dict[str, Row], records: list[Record], **table: object) -> dict[s
 
 def test_one_seed_shows_the_interval_over_images() -> None:
     cells = body({"a": Row(method="pull_push", title="A")}, [record("a", 0.5)])
-    assert cells["A"] == ("50.0 ± 10.0", "1", "not available", "no reported value")
+    assert cells["A"] == ("50.0 ± 10.0", "1", "n/a", "no reported value")
 
 
 def test_several_seeds_show_the_interval_over_seeds() -> None:
@@ -88,6 +88,22 @@ def test_paper_stands_beside_and_is_judged() -> None:
     assert body(other, [record("a", 0.26)])["A"][3] == "not comparable: other data"
 
 
+def test_other_images_than_the_official_split_are_not_comparable() -> None:
+    rows = {"a": Row(method="pull_push", title="A", reported=PAPER)}
+    preset = Preset(description="quick", data={"easy": Data(dataset="voc", official_images=1449)})
+    drawn = draw(Table(title="T", columns=(AP,)), rows, preset, [record("a", 0.249)])
+    assert drawn.body[0][-1] == "not comparable: 4 images, not the official 1449"
+
+
+def test_numbers_that_do_not_exist_are_null_in_the_file() -> None:
+    one = record("a", math.nan)
+    text = one.model_dump_json()
+    assert "NaN" not in text
+    read = Record.model_validate_json(text)
+    assert math.isnan(read.evaluation.metrics["ap_r_50"].value)
+    assert math.isnan(read.predict.grouping_ms)
+
+
 def test_a_difference_within_the_interval_is_reproduced() -> None:
     # 24.9 against 26.0 +- 1.0 differs by 1.1, against 26.0 +- 1.2 it is within.
     assert judge(Measured(0.26, 0.010), 24.9, "", AP) == "not reproduced (+1.1)"
@@ -101,7 +117,7 @@ def test_failed_and_missing_cells_are_rows() -> None:
     assert cells["A"][0] == "-"
     assert cells["A"][3].startswith("failed: out of luck")
     assert len(cells["A"][3]) < 80
-    assert cells["B"] == ("-", "0", "not available", "not run")
+    assert cells["B"] == ("-", "0", "n/a", "not run")
 
 
 def test_rows_of_papers_take_each_columns_class() -> None:
@@ -114,7 +130,7 @@ def test_rows_of_papers_take_each_columns_class() -> None:
         title="T", columns=columns, verdict=False, reported_rows=(ReportedRow(title="SDS", reported=reported),)
     )
     drawn = draw(table, {}, PRESET, [])
-    assert drawn.body == (("SDS", "0.5", "not available"),)  # 0.5 per cent: SDS's bicycles
+    assert drawn.body == (("SDS", "0.5", "n/a"),)  # 0.5 per cent: SDS's bicycles
     assert drawn.frame["ap_r_50/bicycle"].tolist() == [0.5]
 
 

@@ -1,0 +1,66 @@
+"""Keys: each change makes exactly the steps stale whose outcome it can change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.names import UsageError
+from harness.plan import Request, load_method, method_files, plan, resolve
+from harness.store import STEPS, Store
+from harness.suite import load_suite, parse_overrides
+
+
+def keys(tmp_path: Path, *overrides: str, row: str = "pull_push_shift", seed: int = 0) -> dict[str, str]:
+    request = Request(methods=[row], seeds=[seed], overrides=parse_overrides(["data.val_images=3", *overrides]))
+    _, _, cells = resolve(load_suite("shapes"), request)
+    (cell,) = plan(cells, Store(tmp_path), None)
+    return dict(cell.keys)
+
+
+@pytest.mark.parametrize(
+    ("override", "stale"),
+    [
+        ("pull_push.threshold=0.5", ["predict", "evaluate"]),
+        ("pull_push.min_size=3", ["predict", "evaluate"]),
+        ("pull_push.pull_margin=0.5", list(STEPS)),
+        ("train.steps=3", list(STEPS)),
+        ("train.flip=0", list(STEPS)),
+        ("train.workers=2", []),
+        ("predict.long_side=64", ["predict", "evaluate"]),
+        ("evaluate.resamples=5", ["evaluate"]),
+        ("data.val_images=4", ["predict", "evaluate"]),
+        ("data.train_images=5", list(STEPS)),
+        ("data.level=hard", list(STEPS)),
+    ],
+)
+def test_a_setting_makes_exactly_its_steps_stale(tmp_path: Path, override: str, stale: list[str]) -> None:
+    before, after = keys(tmp_path), keys(tmp_path, override)
+    assert [step for step in STEPS if before[step] != after[step]] == stale
+
+
+def test_a_seed_is_another_training(tmp_path: Path) -> None:
+    assert set(keys(tmp_path).values()).isdisjoint(keys(tmp_path, seed=1).values())
+
+
+def test_rows_that_differ_in_prediction_share_the_training(tmp_path: Path) -> None:
+    shift, fixed = keys(tmp_path), keys(tmp_path, row="pull_push_fixed")
+    assert shift["train"] == fixed["train"]
+    assert shift["predict"] != fixed["predict"]
+
+
+def test_method_files_follow_imports() -> None:
+    names = {path.name for path in method_files(load_method("pull_push"))}
+    assert names == {"pull_push.py", "base.py", "backbones.py", "scoring.py"}
+
+
+def test_a_method_file_that_does_not_load_is_explained(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.py"
+    broken.write_text("class Mine(", encoding="utf-8")
+    with pytest.raises(UsageError, match="cannot be loaded: '\\(' was never closed"):
+        load_method(f"{broken}:Mine")
+    empty = tmp_path / "empty.py"
+    empty.write_text("", encoding="utf-8")
+    with pytest.raises(UsageError, match="has no attribute 'Mine'"):
+        load_method(f"{empty}:Mine")
