@@ -95,8 +95,8 @@ def _numbers(text: str | None) -> list[int] | None:
         numbers = list(dict.fromkeys(int(word) for word in text.split(",")))
     except ValueError:
         raise UsageError(f"--seeds {text!r}: write whole numbers separated by commas, as in 0,1,2") from None
-    if min(numbers) < 0:
-        raise UsageError(f"--seeds {text!r}: seeds are 0 or more")
+    if not all(0 <= number < 2**32 for number in numbers):  # what numpy takes
+        raise UsageError(f"--seeds {text!r}: a seed is 0 or more and below 2^32")
     return numbers
 
 

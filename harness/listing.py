@@ -11,10 +11,9 @@ import methods
 from datasets import DATASETS
 from harness.names import UsageError, look_up
 from harness.plan import Cell, Request, load_method
-from harness.record import Record
 from harness.store import STEPS
 from harness.suite import load_suite, suite_names
-from harness.sweep import Job, make_job
+from harness.sweep import Job, make_job, read_record
 
 
 def show_plan(job: Job, console: Console) -> None:
@@ -43,6 +42,8 @@ def show_everything(
         look_up("suite", suite, dict.fromkeys(names))
         names = [suite]
     suites = [load_suite(name) for name in names]
+    if preset is not None:
+        look_up("preset", preset, dict.fromkeys(key for one in suites for key in one.presets))
     rows = [(s.name, s.title, ", ".join(s.presets), s.needs or "nothing") for s in suites]
     _print(console, tabulate(rows, ("suite", "title", "presets", "needs"), tablefmt="simple"))
     rows = [(name, load_method(name).paper, ", ".join(sorted(load_method(name).tasks))) for name in methods.available()]
@@ -74,9 +75,8 @@ def _states(cell: Cell) -> list[str]:
 
 
 def _record_state(cell: Cell) -> str:
-    if not cell.record.exists():
-        return "-"
-    return Record.model_validate_json(cell.record.read_text(encoding="utf-8")).status
+    record = read_record(cell.record)
+    return "-" if record is None else record.status
 
 
 def _print(console: Console, text: str) -> None:

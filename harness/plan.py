@@ -84,12 +84,15 @@ class Request:
 def load_method(name: str) -> type[Method]:
     """The method class for a name, an entry point, or "file.py:Class"; `UsageError` when there is none."""
     try:
-        return methods.load(name)
+        found = methods.load(name)
     except KeyError:
         hint = "A method of your own runs by its path: --methods my_method.py:MyMethod."
         raise unknown("method", name, methods.available(), hint) from None
-    except (ImportError, AttributeError, OSError, SyntaxError) as error:
-        raise UsageError(f"method {name!r} cannot be loaded: {error}") from error
+    except Exception as error:  # a stranger's file may raise anything while it is imported
+        raise UsageError(f"method {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
+    if not (inspect.isclass(found) and issubclass(found, Method) and dataclasses.is_dataclass(found.Config)):
+        raise UsageError(f"method {name!r} is not a subclass of methods.base.Method with a dataclass as its Config")
+    return found
 
 
 def select_rows(suite: Suite, names: Sequence[str] | None) -> dict[str, Row]:
@@ -103,8 +106,12 @@ def select_rows(suite: Suite, names: Sequence[str] | None) -> dict[str, Row]:
         elif matching := {key: row for key, row in suite.rows.items() if row.method == name}:
             rows.update(matching)
         elif ":" in name:
-            method = load_method(name)
-            rows[method.name] = Row(method=name, title=method.name)
+            path, _, attribute = name.rpartition(":")
+            absolute = f"{Path(path).resolve()}:{attribute}"  # the cell's process has another working directory
+            own = load_method(absolute).name
+            if own in {**suite.rows, **rows}:
+                raise UsageError(f"{name}: the name {own!r} is taken by another row; give your method its own")
+            rows[own] = Row(method=absolute, title=own)
         else:
             known = {*suite.rows, *(row.method for row in suite.rows.values())}
             raise unknown(f"method of suite {suite.name}", name, known, "Or a path: my_method.py:MyMethod.")

@@ -8,7 +8,9 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+from pydantic import BaseModel
 from rich.console import Console
 
 from datasets.base import DatasetError
@@ -22,6 +24,8 @@ from harness.provenance import cores, git_state, package_versions, processor
 from harness.record import Evaluation, PredictCost, Provenance, Record, TrainCost
 from harness.store import STEPS, Store, write_text
 from harness.suite import Preset, Suite, load_suite
+
+Result = TypeVar("Result", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -93,9 +97,10 @@ def _verify_data(job: Job, console: Console) -> None:
 def _run_cell(job: Job, cell: Cell, title: str, console: Console) -> Record:
     finished = cell.finished()
     missing = [step for step in STEPS if step not in finished]
-    if not missing and cell.record.exists():
+    record = None if missing else read_record(cell.record)
+    if record is not None:
         console.print(f"{title}: reused {', '.join(STEPS)}", markup=False)
-        return _read_record(cell)
+        return record
     reused = f" (reused {', '.join(finished)})" if finished else ""
     console.print(f"{title}: {', '.join(missing) or 'record'}{reused}", markup=False)
     outcome = Outcome("ok", "", "")
@@ -115,8 +120,12 @@ def _run_cell(job: Job, cell: Cell, title: str, console: Console) -> Record:
     return record
 
 
-def _read_record(cell: Cell) -> Record:
-    return Record.model_validate_json(cell.record.read_text(encoding="utf-8"))
+def read_record(path: Path) -> Record | None:
+    """The record at ``path``; None where there is none or it is damaged: it is then made anew from the steps."""
+    try:
+        return Record.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def _absolute(path: Path | None) -> Path | None:
@@ -124,24 +133,29 @@ def _absolute(path: Path | None) -> Path | None:
 
 
 def make_record(cell: Cell, outcome: Outcome) -> Record:
-    """Put together what the finished steps left."""
+    """Put together what the finished steps left. Raises `UsageError` for a step's folder that was damaged later."""
 
-    def read(step: str, file: str) -> str | None:
-        path = cell.folders[step] / file
-        return path.read_text(encoding="utf-8") if path.exists() else None
+    def read(step: str, file: str, model: type[Result]) -> Result | None:
+        folder = cell.folders[step]
+        if not folder.is_dir():
+            return None
+        try:
+            return model.model_validate_json((folder / file).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{folder / file} is damaged; delete the folder and run again: {error}") from error
 
-    train, predict, evaluation = read("train", TRAIN_COST), read("predict", PREDICT_COST), read("evaluate", EVALUATION)
+    train = read("train", TRAIN_COST, TrainCost)
     commit, dirty = git_state()
-    device = TrainCost.model_validate_json(train).device if train else ""
+    device = train.device if train else ""
     return Record(
         cell=cell.settings.cell,
         status=outcome.status,
         reason=outcome.reason,
         log=outcome.log,
         settings=cell.settings,
-        evaluation=Evaluation.model_validate_json(evaluation) if evaluation else None,
-        train=TrainCost.model_validate_json(train) if train else None,
-        predict=PredictCost.model_validate_json(predict) if predict else None,
+        evaluation=read("evaluate", EVALUATION, Evaluation),
+        train=train,
+        predict=read("predict", PREDICT_COST, PredictCost),
         provenance=Provenance(
             commit=commit,
             dirty=dirty,
@@ -162,7 +176,7 @@ def make_record(cell: Cell, outcome: Outcome) -> Record:
 def _show_tables(job: Job, records: Sequence[Record], console: Console) -> None:
     folder = job.store.tables(job.suite.name, job.preset_name)
     rows = {**job.suite.rows, **{cell.settings.row: cell.row for cell in job.cells}}
-    kept = [_read_record(cell) for cell in job.others if cell.record.exists()]
+    kept = [record for record in (read_record(cell.record) for cell in job.others) if record is not None]
     for name, table in job.suite.tables.items():
         drawn = tables.draw(table, rows, job.preset, [*records, *kept])
         write_text(folder / f"{name}.md", drawn.markdown())

@@ -190,3 +190,20 @@ def test_list_shows_what_there_is(tmp_path: Path) -> None:
     ):
         assert word in result.stdout
     assert "cells unknown" in result.stdout  # voc without its data
+
+
+def test_a_damaged_record_is_made_anew_and_a_damaged_step_is_named(tmp_path: Path) -> None:
+    words = ["--methods", plugin(tmp_path), "--output", str(tmp_path / "out"), *TINY]
+    assert run(*words).returncode == 0
+    (path,) = (tmp_path / "out" / "records").glob("*.json")
+    whole = path.read_text()
+    path.write_text(whole[:100])
+    assert run(*words).returncode == 0
+    assert json.loads(path.read_text())["evaluation"] == json.loads(whole)["evaluation"]
+    path.write_text("")
+    (cost,) = (tmp_path / "out" / "steps" / "predict").glob("*/predict.json")
+    cost.write_text("{")
+    result = run(*words)
+    assert result.returncode == 2
+    assert "predict.json is damaged; delete the folder and run again" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -58,9 +58,22 @@ def test_method_files_follow_imports() -> None:
 def test_a_method_file_that_does_not_load_is_explained(tmp_path: Path) -> None:
     broken = tmp_path / "broken.py"
     broken.write_text("class Mine(", encoding="utf-8")
-    with pytest.raises(UsageError, match="cannot be loaded: '\\(' was never closed"):
+    with pytest.raises(UsageError, match="cannot be loaded: SyntaxError: '\\(' was never closed"):
         load_method(f"{broken}:Mine")
     empty = tmp_path / "empty.py"
     empty.write_text("", encoding="utf-8")
     with pytest.raises(UsageError, match="has no attribute 'Mine'"):
         load_method(f"{empty}:Mine")
+
+
+def test_what_is_not_a_method_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "other.py").write_text("class Mine: pass", encoding="utf-8")
+    with pytest.raises(UsageError, match="has no attribute|is not a subclass of methods.base.Method"):
+        load_method(f"{tmp_path / 'other.py'}:Mine")
+
+
+def test_a_plugin_may_not_take_the_name_of_a_row(tmp_path: Path) -> None:
+    text = "from methods.pull_push import PullPush\n\nclass Mine(PullPush):\n    name = 'mask_rcnn'\n"
+    (tmp_path / "mine.py").write_text(text, encoding="utf-8")
+    with pytest.raises(UsageError, match="the name 'mask_rcnn' is taken by another row"):
+        resolve(load_suite("shapes"), Request(methods=[f"{tmp_path / 'mine.py'}:Mine"]))

@@ -63,7 +63,7 @@ def test_methods_are_chosen_by_row_or_by_method() -> None:
     [
         ({"preset": "quik"}, "unknown preset of suite shapes 'quik'. Did you mean quick? Available: full, quick"),
         ({"methods": ["pul_push"]}, "unknown method of suite shapes 'pul_push'. Did you mean pull_push"),
-        ({"methods": ["nowhere.py:Mine"]}, "there is no file nowhere.py"),
+        ({"methods": ["nowhere.py:Mine"]}, "FileNotFoundError: there is no file"),
         ({"overrides": {"train.step": 3}}, "unknown key in train 'step'. Did you mean steps"),
         ({"overrides": {"trian.steps": 3}}, "unknown key in --set 'trian.steps'. Did you mean train.steps"),
         ({"overrides": {"steps": 3}}, "unknown key in --set 'steps'"),
