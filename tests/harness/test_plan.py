@@ -68,7 +68,7 @@ def test_a_method_file_that_does_not_load_is_explained(tmp_path: Path) -> None:
 
 def test_what_is_not_a_method_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other.py").write_text("class Mine: pass", encoding="utf-8")
-    with pytest.raises(UsageError, match="has no attribute|is not a subclass of methods.base.Method"):
+    with pytest.raises(UsageError, match=r"has no attribute|is not a subclass of methods.base.Method"):
         load_method(f"{tmp_path / 'other.py'}:Mine")
 
 
