@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -47,6 +48,8 @@ def main(
     Exit status: 0 all cells ok, 1 a cell failed or Ctrl-C, 2 wrong usage.
     """
     if context.invoked_subcommand is not None:
+        if len(sys.argv) > 1 and sys.argv[1] != context.invoked_subcommand:
+            raise UsageError(f"options of `{context.invoked_subcommand}` stand behind it, not before")
         return
     from harness import listing, sweep
 
@@ -104,8 +107,14 @@ def _console() -> Console:
     return Console(highlight=False)
 
 
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def start() -> int:
     """Run the command line; every error that the person can mend is one message on standard error and status 2."""
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: the running cell must not outlive its driver
+        signal.signal(number, _interrupt)
     try:
         app()
     except UsageError as error:

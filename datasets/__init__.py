@@ -7,7 +7,7 @@ from pathlib import Path
 from datasets.base import Dataset
 
 DATASETS = {
-    "shapes": "generated scenes; needs no files (options: level, size, seed, train_images, val_images)",
+    "shapes": "generated scenes; needs no files (options: level, size, seed, train_images, val_images, val_split)",
     "voc": "PASCAL VOC 2012 in its VOCdevkit layout, with SBD for train_aug (options: train_split, val_split)",
 }
 
@@ -23,7 +23,7 @@ def open_split(name: str, split: str, options: dict[str, object], root: Path | N
         from datasets.shapes import Shapes
 
         return Shapes(
-            split,
+            str(options[f"{split}_split"]),
             count=int(options[f"{split}_images"]),
             level=str(options["level"]),
             size=int(options["size"]),

@@ -33,8 +33,8 @@ class Level:
 
     ``most``: largest number of objects placed. ``min_visible``: visible fraction that occlusion must leave of
     every object. ``contact``: probability that an object is put against an earlier one and takes its category.
-    ``same_colour``: probability that it then takes its colour too. ``contrast``: smallest distance between
-    an object's colour and the background's. ``texture``, ``noise``: amplitudes in RGB units.
+    ``same_colour``: probability that it then takes its colour too. ``contrast``: smallest mean absolute difference
+    between an object's colour and the background's. ``texture``, ``noise``: amplitudes in RGB units.
     """
 
     most: int
@@ -47,9 +47,11 @@ class Level:
 
 
 LEVELS = {
-    "easy": Level(most=6, min_visible=0.7, contact=0.15, same_colour=0.3, contrast=0.45, texture=0.08, noise=0.02),
-    "standard": Level(most=12, min_visible=0.4, contact=0.35, same_colour=0.6, contrast=0.25, texture=0.12, noise=0.04),
-    "hard": Level(most=20, min_visible=0.2, contact=0.5, same_colour=0.9, contrast=0.1, texture=0.15, noise=0.06),
+    "easy": Level(most=6, min_visible=0.7, contact=0.15, same_colour=0.3, contrast=0.225, texture=0.08, noise=0.02),
+    "standard": Level(
+        most=12, min_visible=0.4, contact=0.35, same_colour=0.6, contrast=0.125, texture=0.12, noise=0.04
+    ),
+    "hard": Level(most=20, min_visible=0.2, contact=0.5, same_colour=0.9, contrast=0.05, texture=0.15, noise=0.06),
 }
 
 
@@ -145,10 +147,10 @@ def _propose(
 
 
 def _colour(rng: np.random.Generator, background: np.ndarray, contrast: float) -> np.ndarray:
-    """A colour at least ``contrast`` from the background's; its category says nothing about it."""
+    """A colour at least ``contrast`` from the background's; it says nothing about the category."""
     for _ in range(20):
         colour = rng.random(3, dtype=np.float32)
-        if np.abs(colour - background).sum() >= contrast * 1.5:
+        if np.abs(colour - background).mean() >= contrast:
             return colour
     return np.where(background < 0.5, 1.0, 0.0).astype(np.float32)
 

@@ -14,13 +14,13 @@ import traceback
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict
 
 from harness.suite import Settings
 
 
 class CellPlan(BaseModel):
-    """What the driver hands to a cell's process."""
+    """What the driver hands to a cell's process: ``missing`` are the steps to run, in order."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -29,11 +29,10 @@ class CellPlan(BaseModel):
     data_root: Path | None
     folders: Mapping[str, Path]
     drafts: Path
+    missing: tuple[str, ...]
 
 
-TRAIN_COST, WEIGHTS = "train.json", "weights.safetensors"
-PREDICT_COST = "predict.json"
-EVALUATION, MATCHES = "evaluation.json", "matches.npz"
+WEIGHTS, MATCHES = "weights.safetensors", "matches.npz"
 
 
 def run_cell(plan: CellPlan, report: Reporter) -> None:
@@ -41,9 +40,9 @@ def run_cell(plan: CellPlan, report: Reporter) -> None:
     from harness.evaluate import evaluate
     from harness.plan import load_method, open_data
     from harness.predict import FILE, predict
-    from harness.store import Store, write_text
+    from harness.store import SUMMARY, Store, write_text
     from harness.suite import build_config
-    from harness.train import load_weights, save_weights, train
+    from harness.train import build_method, load_weights, save_weights, train
 
     settings, store = plan.settings, Store(plan.output)
     options = tuple(sorted(settings.data.items()))
@@ -51,26 +50,21 @@ def run_cell(plan: CellPlan, report: Reporter) -> None:
     method_class = load_method(settings.method)
     config = build_config(method_class.Config, settings.config, settings.row)
     method = None
-    if not plan.folders["predict"].is_dir():
-        method = method_class(config, len(splits.train.info.categories))
-    if not plan.folders["train"].is_dir():
-        with store.create(plan.folders["train"], plan.drafts) as draft:
-            cost = train(method, splits.train, settings.train, settings.seed, report.of("train"))
-            save_weights(method, draft / WEIGHTS)
-            write_text(draft / TRAIN_COST, cost.model_dump_json(indent=1))
-        report.finished("train")
-    if not plan.folders["predict"].is_dir():
-        load_weights(method, plan.folders["train"] / WEIGHTS)
-        with store.create(plan.folders["predict"], plan.drafts) as draft:
-            cost = predict(method, splits.val, settings.predict, draft, report.of("predict"))
-            write_text(draft / PREDICT_COST, cost.model_dump_json(indent=1))
-        report.finished("predict")
-    if not plan.folders["evaluate"].is_dir():
-        with store.create(plan.folders["evaluate"], plan.drafts) as draft:
-            predictions = plan.folders["predict"] / FILE
-            evaluation = evaluate(splits.val, predictions, settings.evaluate, draft / MATCHES, report.of("evaluate"))
-            write_text(draft / EVALUATION, evaluation.model_dump_json(indent=1))
-        report.finished("evaluate")
+    if {"train", "predict"} & set(plan.missing):
+        method = build_method(method_class, config, len(splits.train.info.categories), settings.seed)
+    for step in plan.missing:
+        with store.create(plan.folders[step], plan.drafts) as draft:
+            if step == "train":
+                summary = train(method, splits.train, settings.train, settings.seed, report.of(step))
+                save_weights(method, draft / WEIGHTS)
+            elif step == "predict":
+                load_weights(method, plan.folders["train"] / WEIGHTS)
+                summary = predict(method, splits.val, settings.predict, draft, report.of(step))
+            else:
+                predictions = plan.folders["predict"] / FILE
+                summary = evaluate(splits.val, predictions, settings.evaluate, draft / MATCHES, report.of(step))
+            write_text(draft / SUMMARY, summary.model_dump_json(indent=1))
+        report.finished(step)
 
 
 class Reporter:
@@ -94,8 +88,8 @@ def main() -> int:
     # Libraries print; the driver's stream must stay clean, so file descriptor 1 joins the log.
     stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    plan = TypeAdapter(CellPlan).validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
     try:
+        plan = CellPlan.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
         run_cell(plan, Reporter(stream))
     except KeyboardInterrupt:
         return 1

@@ -48,6 +48,7 @@ def evaluate(
         variant=DEFAULT.tag,
         images=len(data),
         instances=instances,
+        confidence=settings.confidence,
         metrics=_metrics(matches[DEFAULT], data.info.categories, settings),
         variants=_variants(matches, classes),
     )

@@ -72,6 +72,8 @@ def _follow(process: subprocess.Popen, deadline: float, follow: Callable[[dict],
         if left <= 0:
             return False
         if not selector.select(min(left, 1.0)):
+            if process.poll() is not None:  # a child of it may hold the pipe open
+                break
             continue
         data = os.read(process.stdout.fileno(), 65536)
         if not data:

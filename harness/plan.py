@@ -10,7 +10,9 @@ import ast
 import dataclasses
 import functools
 import inspect
+import itertools
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ import methods
 from datasets import DATASETS, open_split
 from datasets.base import Dataset, DatasetError
 from harness.names import UsageError, look_up, unknown
+from harness.record import SUMMARIES, read_summary
 from harness.store import STEPS, Store, code_digest, digest
 from harness.suite import (
     DATA_OPTIONS,
@@ -39,7 +42,7 @@ from methods.base import Method
 
 _STEP_CODE = {
     "train": ("harness/train.py", "harness/batches.py", "datasets/transforms.py"),
-    "predict": ("harness/predict.py", "harness/batches.py", "datasets/transforms.py", "methods/scoring.py"),
+    "predict": ("harness/predict.py", "harness/batches.py", "datasets/transforms.py", "evaluation/masks.py"),
     "evaluate": ("harness/evaluate.py", "evaluation/voc_apr.py", "evaluation/masks.py", "evaluation/statistics.py"),
 }
 
@@ -57,8 +60,9 @@ class Cell:
     val_fingerprint: str
 
     def finished(self) -> list[str]:
-        """The steps whose results exist."""
-        return [step for step in STEPS if self.folders[step].is_dir()]
+        """The steps that need not run: those before the first whose result is missing or damaged."""
+        good = (read_summary(self.folders[step], SUMMARIES[step]) is not None for step in STEPS)
+        return [step for step, _ in itertools.takewhile(lambda pair: pair[1], zip(STEPS, good, strict=True))]
 
 
 @dataclass(frozen=True)
@@ -88,10 +92,17 @@ def load_method(name: str) -> type[Method]:
     except KeyError:
         hint = "A method of your own runs by its path: --methods my_method.py:MyMethod."
         raise unknown("method", name, methods.available(), hint) from None
-    except Exception as error:  # a stranger's file may raise anything while it is imported
+    except (Exception, SystemExit) as error:  # a stranger's file may raise anything while it is imported
         raise UsageError(f"method {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
-    if not (inspect.isclass(found) and issubclass(found, Method) and dataclasses.is_dataclass(found.Config)):
-        raise UsageError(f"method {name!r} is not a subclass of methods.base.Method with a dataclass as its Config")
+    if not (inspect.isclass(found) and issubclass(found, Method)):
+        raise UsageError(f"method {name!r} is not a subclass of methods.base.Method")
+    missing = [word for word in ("name", "paper", "tasks", "Config") if not hasattr(found, word)]
+    if missing:
+        raise UsageError(f"method {name!r} does not declare {', '.join(missing)} (see methods/base.py)")
+    if not dataclasses.is_dataclass(found.Config):
+        raise UsageError(f"method {name!r}: its Config is not a dataclass")
+    if not re.fullmatch(r"\w[\w-]*", found.name):  # it becomes part of file names
+        raise UsageError(f"method {name!r}: its name {found.name!r} may hold letters, digits, _ and - only")
     return found
 
 
@@ -112,6 +123,8 @@ def select_rows(suite: Suite, names: Sequence[str] | None) -> dict[str, Row]:
             if own in {**suite.rows, **rows}:
                 raise UsageError(f"{name}: the name {own!r} is taken by another row; give your method its own")
             rows[own] = Row(method=absolute, title=own)
+        elif name in methods.available():
+            rows[name] = Row(method=name, title=name)
         else:
             known = {*suite.rows, *(row.method for row in suite.rows.values())}
             raise unknown(f"method of suite {suite.name}", name, known, "Or a path: my_method.py:MyMethod.")
@@ -169,7 +182,9 @@ class _Overrides:
                 found[first][rest] = value
             elif first in (row, method, load_method(method).name):
                 section, _, name = rest.partition(".")
-                if section in found and name:
+                if section in ("data", "evaluate") and name:
+                    raise UsageError(f"--set {key}: all rows of a table share their {section}: set {rest} instead")
+                if section in ("train", "predict") and name:
                     found[section][name] = value
                 else:
                     found["config"][rest] = value
@@ -229,7 +244,7 @@ def step_keys(settings: Settings, splits: Splits) -> dict[str, str]:
     stages = {field.name: field.metadata.get("stage", "train") for field in dataclasses.fields(method.Config)}
     config = {stage: {n: v for n, v in settings.config.items() if stages[n] == stage} for stage in ("train", "predict")}
     source = method_files(method)
-    training_source = [path for path in source if path.name != "scoring.py"]
+    training_source = [path for path in source if path != ROOT / "methods" / "scoring.py"]
     train = digest(
         "train", method.__module__, method.__qualname__, code_digest(training_source), _code("train"),
         _data_code(settings.dataset), config["train"], settings.train.model_dump(exclude={"workers"}), settings.seed,
@@ -256,15 +271,28 @@ def _data_code(dataset: str) -> str:
 
 @functools.cache
 def method_files(method: type[Method]) -> tuple[Path, ...]:
-    """The method's own file and the files of methods/ that it imports, directly or not."""
-    found: dict[Path, None] = {}
+    """The method's own file and all files of methods/, or beside a plugin, that it imports, directly or not."""
+    found: set[Path] = set()
     waiting = [Path(inspect.getfile(method)).resolve()]
     while waiting:
         path = waiting.pop()
-        if path in found:
-            continue
-        found[path] = None
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("methods."):
-                waiting.append(ROOT / f"{node.module.replace('.', '/')}.py")
+        if path not in found:
+            found.add(path)
+            candidates = (folder / name for name in imported_files(path) for folder in (ROOT, path.parent))
+            waiting += [file.resolve() for file in candidates if file.is_file() and _is_method_code(file, path)]
     return tuple(sorted(found))
+
+
+def _is_method_code(file: Path, importer: Path) -> bool:
+    return file.parent in (ROOT / "methods", importer.parent) and file.name != "__init__.py"
+
+
+def imported_files(path: Path) -> list[str]:
+    """Relative names of the files that a source may import: "a/b.py" for ``import a.b`` and ``from a import b``."""
+    modules = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            modules += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            modules += [node.module or "", *(f"{node.module or ''}.{alias.name}" for alias in node.names)]
+    return [f"{module.strip('.').replace('.', '/')}.py" for module in modules]

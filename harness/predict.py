@@ -10,6 +10,7 @@ import gzip
 import json
 import statistics
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,9 @@ from datasets.base import Dataset
 from datasets.transforms import resize
 from evaluation import masks
 from harness.batches import collate, images_to_tensor
+from harness.provenance import environment
 from harness.record import PredictCost
+from harness.store import DamagedStep
 from harness.suite import PredictSettings
 from harness.train import Progress, peak_memory
 from methods.base import Method, Prediction
@@ -47,14 +50,13 @@ def predict(method: Method, data: Dataset, settings: PredictSettings, folder: Pa
     start = time.perf_counter()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     method.to(device, memory_format=torch.channels_last).eval()
-    needs_truth = getattr(method.config, "oracle", "none") != "none"
     seconds = []
     with gzip.open(folder / FILE, "wt", encoding="utf-8", compresslevel=3) as file:
         for index in range(len(data)):
             sample = data[index]
             small = resize(sample, settings.long_side) if settings.long_side else sample
             images = images_to_tensor(small.image[None]).to(device)
-            truth = collate([sample]).to(device) if needs_truth else None
+            truth = collate([sample]).to(device) if method.needs_truth() else None
             sizes = torch.tensor([sample.image.shape[:2]], dtype=torch.int64)
             (prediction,) = method.predict(images, sizes, truth)
             file.write(json.dumps(_line(sample.image_id, prediction, sample.image.shape[:2])) + "\n")
@@ -69,6 +71,7 @@ def predict(method: Method, data: Dataset, settings: PredictSettings, folder: Pa
         grouping_ms=_median_ms([s.grouping for s in seconds if s]),
         scoring_ms=_median_ms([s.scoring for s in seconds if s]),
         peak_memory=peak_memory(),
+        environment=environment(device.type == "cuda"),
     )
 
 
@@ -96,15 +99,21 @@ def _write_semantic(path: Path, prediction: Prediction) -> None:
 
 
 def read_predictions(path: Path) -> Iterator[ImageResults]:
-    """Read a predictions file line by line."""
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        for text in file:
-            line = json.loads(text)
-            results = line["results"]
-            yield ImageResults(
-                image_id=line["image_id"],
-                size=tuple(line["size"]),
-                masks=[result["segmentation"] for result in results],
-                labels=np.array([result["category_id"] for result in results], np.int64),
-                scores=np.array([result["score"] for result in results], np.float64),
-            )
+    """Read a predictions file line by line. Raises `DamagedStep` where it is missing, cut off or altered."""
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            for text in file:
+                yield _parse(json.loads(text))
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
+        raise DamagedStep(path, error) from error
+
+
+def _parse(line: dict[str, Any]) -> ImageResults:
+    results = line["results"]
+    return ImageResults(
+        image_id=line["image_id"],
+        size=tuple(line["size"]),
+        masks=[result["segmentation"] for result in results],
+        labels=np.array([result["category_id"] for result in results], np.int64),
+        scores=np.array([result["score"] for result in results], np.float64),
+    )

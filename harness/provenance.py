@@ -9,6 +9,7 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
+from harness.record import Environment
 from harness.suite import ROOT
 
 PACKAGES = ("torch", "torchvision", "timm", "segmentation-models-pytorch", "numpy", "scipy", "pycocotools", "pillow")
@@ -53,3 +54,23 @@ def processor() -> str:
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def environment(on_gpu: bool) -> Environment:
+    """The present process's code and machine."""
+    commit, dirty = git_state()
+    gpu = ""
+    if on_gpu:
+        import torch  # the driver asks for no GPU and need not load it
+
+        gpu = torch.cuda.get_device_name()
+    return Environment(
+        commit=commit,
+        dirty=dirty,
+        python=platform.python_version(),
+        packages=package_versions(),
+        machine=f"{platform.system()} {platform.machine()}",
+        processor=processor(),
+        cores=cores(),
+        gpu=gpu,
+    )

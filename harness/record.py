@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 
+from harness.store import SUMMARY
 from harness.suite import Settings
 
 # JSON has no NaN: a number that does not exist (a class without instances) is stored as null and read back as NaN.
@@ -37,36 +39,13 @@ class Evaluation(Frozen):
     variant: str
     images: int
     instances: int
+    confidence: float
     metrics: dict[str, Metric]
     variants: dict[str, Number]
 
 
-class TrainCost(Frozen):
-    """What the train step writes. Memory is the process's peak resident size in bytes; ``commit`` is what trained."""
-
-    seconds: float
-    steps: int
-    parameters: int
-    peak_memory: int
-    device: str
-    losses: dict[str, float]
-    weights_digest: str
-    commit: str
-
-
-class PredictCost(Frozen):
-    """What the predict step writes; milliseconds per image, medians over images."""
-
-    seconds: float
-    images: int
-    network_ms: Number
-    grouping_ms: Number
-    scoring_ms: Number
-    peak_memory: int
-
-
-class Provenance(Frozen):
-    """Enough to run the cell again, and to see why two records differ."""
+class Environment(Frozen):
+    """Code and machine that a step ran on; ``gpu`` is empty where it ran on the processor."""
 
     commit: str
     dirty: bool
@@ -76,6 +55,39 @@ class Provenance(Frozen):
     processor: str
     cores: int
     gpu: str
+
+
+class TrainCost(Frozen):
+    """What the train step writes. ``peak_memory`` in bytes: resident size, or the GPU's; without loader processes."""
+
+    seconds: float
+    steps: int
+    parameters: int
+    peak_memory: int
+    losses: dict[str, float]
+    weights_digest: str
+    environment: Environment
+
+
+class PredictCost(Frozen):
+    """What the predict step writes; milliseconds per image, medians over images.
+
+    ``peak_memory`` is the process's: it contains the training where both ran in one process.
+    """
+
+    seconds: float
+    images: int
+    network_ms: Number
+    grouping_ms: Number
+    scoring_ms: Number
+    peak_memory: int
+    environment: Environment
+
+
+class Provenance(Frozen):
+    """What the numbers depend on: data, keys of the steps, and where the record was put together and when."""
+
+    environment: Environment
     train_fingerprint: str
     val_fingerprint: str
     keys: dict[str, str]
@@ -94,3 +106,15 @@ class Record(Frozen):
     train: TrainCost | None = None
     predict: PredictCost | None = None
     provenance: Provenance
+
+
+Summary = TypeVar("Summary", TrainCost, PredictCost, Evaluation)
+SUMMARIES = {"train": TrainCost, "predict": PredictCost, "evaluate": Evaluation}
+
+
+def read_summary(folder: Path, model: type[Summary]) -> Summary | None:
+    """The summary of the step in ``folder``; None where the step is missing or its summary damaged."""
+    try:
+        return model.model_validate_json((folder / SUMMARY).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

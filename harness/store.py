@@ -19,6 +19,14 @@ from pathlib import Path
 from typing import Any
 
 STEPS = ("train", "predict", "evaluate")
+SUMMARY = "summary.json"  # every finished step has one: its cost, or its metrics
+
+
+class DamagedStep(Exception):
+    """A file of a finished step is missing or broken; the message says which folder to delete."""
+
+    def __init__(self, path: Path, error: Exception) -> None:
+        super().__init__(f"{path} is damaged ({error}); delete the folder {path.parent} and run again")
 
 
 def digest(*parts: Any) -> str:
@@ -96,16 +104,11 @@ class Store:
 
     @contextmanager
     def create(self, final: Path, drafts: Path) -> Iterator[Path]:
-        """A fresh folder in ``drafts`` that becomes ``final`` when the block ends without an error."""
+        """A fresh folder in ``drafts`` that takes the place of ``final`` when the block ends without an error."""
         final.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(dir=drafts))
-        try:
-            yield draft
-            os.chmod(draft, 0o755)
-            if final.exists():  # another run finished the same step first: equal keys, equal contents
-                shutil.rmtree(draft)
-            else:
-                os.rename(draft, final)
-        except BaseException:
-            shutil.rmtree(draft, ignore_errors=True)
-            raise
+        os.chmod(draft, 0o755)
+        yield draft
+        with suppress(FileNotFoundError):  # a damaged step, or another run's equal one
+            os.rename(final, Path(tempfile.mkdtemp(dir=drafts)) / "old")
+        os.rename(draft, final)

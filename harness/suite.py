@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from harness.names import UsageError, look_up, unknown
 
@@ -21,17 +22,22 @@ SUITES = ROOT / "suites"
 
 
 class Spec(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ShapesOptions(Spec):
-    """`datasets.shapes`: how many scenes of which level; ``size`` in pixels."""
+    """`datasets.shapes`: how many scenes of which level; ``size`` in pixels.
+
+    ``val_split`` is what is judged: "val" to choose settings on, "test" for tables.
+    """
 
     level: str = "standard"
     size: int = Field(128, ge=32, le=1024)
     seed: int = Field(0, ge=0)
     train_images: int = Field(4000, ge=1)
     val_images: int = Field(200, ge=1)
+    train_split: Literal["train"] = "train"
+    val_split: Literal["val", "test"] = "test"
 
 
 class VocOptions(Spec):
@@ -67,6 +73,15 @@ class TrainSettings(Spec):
     color: float = Field(0.0, ge=0, le=1)
     workers: int = Field(0, ge=0, description="loader processes; the result does not depend on it")
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
+
+    @model_validator(mode="after")
+    def _scale_fits(self) -> TrainSettings:
+        low, high = self.scale
+        if not 0 < low <= high:
+            raise ValueError(f"scale must be [low, high] with 0 < low <= high, not {list(self.scale)}")
+        if not self.crop and self.scale != (1.0, 1.0):
+            raise ValueError("scale needs a crop, or the images of a batch would differ in size: set train.crop")
+        return self
 
 
 class PredictSettings(Spec):
@@ -158,12 +173,12 @@ class ReportedRow(Spec):
 class Table(Spec):
     """A table of the suite: rows of papers, then the measured rows, over ``columns``.
 
-    ``verdict``: end each row with its seeds, what a paper reports for it, and the verdict.
+    Each row ends with its verdict; ``compare`` puts its seeds and what a paper reports for it before that.
     """
 
     title: str
     columns: tuple[Column, ...]
-    verdict: bool = True
+    compare: bool = True
     reported_rows: tuple[ReportedRow, ...] = ()
     footnotes: tuple[str, ...] = ()
 
@@ -200,13 +215,6 @@ class Settings:
         """The cell's name, unique within suite and preset."""
         return f"{self.row}.{self.data_name}.s{self.seed}"
 
-    def dump(self) -> str:
-        return TypeAdapter(Settings).dump_json(self, indent=1).decode()
-
-    @staticmethod
-    def parse(text: str) -> Settings:
-        return TypeAdapter(Settings).validate_json(text)
-
 
 def suite_names() -> list[str]:
     return sorted(path.stem for path in SUITES.glob("*.toml"))
@@ -217,9 +225,15 @@ def load_suite(name: str) -> Suite:
     look_up("suite", name, dict.fromkeys(suite_names()))
     path = SUITES / f"{name}.toml"
     try:
-        return Suite.model_validate({"name": name, **tomllib.loads(path.read_text(encoding="utf-8"))})
+        suite = Suite.model_validate({"name": name, **tomllib.loads(path.read_text(encoding="utf-8"))})
     except (tomllib.TOMLDecodeError, ValidationError) as error:
         raise UsageError(f"suites/{name}.toml is not a valid suite: {error}") from error
+    used = {row.method: None for row in suite.rows.values()}
+    for key, preset in suite.presets.items():
+        for method in preset.methods:
+            look_up(f"method in suites/{name}.toml, preset {key},", method, used)
+    look_up(f"default_preset in suites/{name}.toml", suite.default_preset, suite.presets)
+    return suite
 
 
 def parse_overrides(items: Sequence[str]) -> dict[str, Any]:
@@ -258,14 +272,18 @@ def build_config(config_class: type, values: Mapping[str, Any], where: str) -> A
     except ValidationError as error:
         raise UsageError(f"{where}: {_first(error)}") from error
     for name, field in declared.items():
+        value = getattr(config, name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"{where}.{name}: {value} is not a finite number")
         choices = field.metadata.get("choices", ())
-        if choices and getattr(config, name) not in choices:
+        if choices and value not in choices:
             listing = ", ".join(map(str, choices))
-            raise UsageError(f"{where}.{name}: {getattr(config, name)!r} is not one of {listing}")
+            raise UsageError(f"{where}.{name}: {value!r} is not one of {listing}")
     return config
 
 
 def _first(error: ValidationError) -> str:
     problem = error.errors()[0]
-    place = ".".join(map(str, problem["loc"]))
-    return f"{place}: {problem['msg']} (got {json.dumps(problem.get('input'), default=str)})"
+    place = "".join(f"{part}: " for part in [".".join(map(str, problem["loc"]))] if part)
+    got = f" (got {json.dumps(problem.get('input'), default=str)})" if place else ""
+    return f"{place}{problem['msg'].removeprefix('Value error, ')}{got}"

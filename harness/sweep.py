@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
-from pydantic import BaseModel
 from rich.console import Console
 
 from datasets.base import DatasetError
 from harness import tables
-from harness.cell import EVALUATION, PREDICT_COST, TRAIN_COST, CellPlan
+from harness.cell import CellPlan
 from harness.launch import Outcome, launch
 from harness.names import UsageError
 from harness.plan import Cell, Request, open_data, plan, resolve
 from harness.progress import Follower, bar
-from harness.provenance import cores, git_state, package_versions, processor
-from harness.record import Evaluation, PredictCost, Provenance, Record, TrainCost
+from harness.provenance import environment
+from harness.record import Evaluation, PredictCost, Provenance, Record, TrainCost, read_summary
 from harness.store import STEPS, Store, write_text
 from harness.suite import Preset, Suite, load_suite
-
-Result = TypeVar("Result", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -104,7 +99,7 @@ def _run_cell(job: Job, cell: Cell, title: str, console: Console) -> Record:
     reused = f" (reused {', '.join(finished)})" if finished else ""
     console.print(f"{title}: {', '.join(missing) or 'record'}{reused}", markup=False)
     outcome = Outcome("ok", "", "")
-    if missing:
+    if missing:  # a later step whose input is made anew is made anew too
         folder = job.store.output / "logs" / f"{cell.settings.cell}-{cell.keys['evaluate']}"
         with Follower(console) as follower, job.store.drafts() as drafts:
             handed = CellPlan(
@@ -113,6 +108,7 @@ def _run_cell(job: Job, cell: Cell, title: str, console: Console) -> Record:
                 data_root=_absolute(job.data_root),
                 folders={step: folder.resolve() for step, folder in cell.folders.items()},
                 drafts=drafts,
+                missing=tuple(missing),
             )
             outcome = launch(handed, folder, job.preset.timeout, follower.message)
     record = make_record(cell, outcome)
@@ -133,38 +129,18 @@ def _absolute(path: Path | None) -> Path | None:
 
 
 def make_record(cell: Cell, outcome: Outcome) -> Record:
-    """Put together what the finished steps left. Raises `UsageError` for a step's folder that was damaged later."""
-
-    def read(step: str, file: str, model: type[Result]) -> Result | None:
-        folder = cell.folders[step]
-        if not folder.is_dir():
-            return None
-        try:
-            return model.model_validate_json((folder / file).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{folder / file} is damaged; delete the folder and run again: {error}") from error
-
-    train = read("train", TRAIN_COST, TrainCost)
-    commit, dirty = git_state()
-    device = train.device if train else ""
+    """Put together what the finished steps left."""
     return Record(
         cell=cell.settings.cell,
         status=outcome.status,
         reason=outcome.reason,
         log=outcome.log,
         settings=cell.settings,
-        evaluation=read("evaluate", EVALUATION, Evaluation),
-        train=train,
-        predict=read("predict", PREDICT_COST, PredictCost),
+        train=read_summary(cell.folders["train"], TrainCost),
+        predict=read_summary(cell.folders["predict"], PredictCost),
+        evaluation=read_summary(cell.folders["evaluate"], Evaluation),
         provenance=Provenance(
-            commit=commit,
-            dirty=dirty,
-            python=platform.python_version(),
-            packages=package_versions(),
-            machine=f"{platform.system()} {platform.machine()}",
-            processor=processor(),
-            cores=cores(),
-            gpu=device if device.startswith("cuda") else "",
+            environment=environment(on_gpu=False),
             train_fingerprint=cell.train_fingerprint,
             val_fingerprint=cell.val_fingerprint,
             keys=dict(cell.keys),

@@ -13,7 +13,7 @@ from tabulate import tabulate
 
 from evaluation.statistics import t_interval
 from harness.names import UsageError
-from harness.record import Record
+from harness.record import Environment, Record
 from harness.suite import ROOT, Column, Preset, Reported, Row, Table
 
 REPORTED = ROOT / "results" / "reported"
@@ -78,8 +78,8 @@ def draw(table: Table, rows: Mapping[str, Row], preset: Preset, records: Sequenc
             text, line = _measured_row(title, data_name, row, table, preset, chosen)
             body.append(text)
             numbers.append(line)
-    if not table.verdict:
-        head, body = head[:-3], [row[:-3] for row in body]
+    if not table.compare:
+        head, body = (*head[:-3], head[-1]), [(*row[:-3], row[-1]) for row in body]
     notes = [preset.description, *table.footnotes, *_notes(records), *_missing(body)]
     return Drawn(table.title, head, tuple(body), pandas.DataFrame(numbers), tuple(notes))
 
@@ -91,7 +91,7 @@ def _missing(body: Sequence[Sequence[str]]) -> list[str]:
 def _measured_row(
     title: str, data_name: str, row: Row, table: Table, preset: Preset, records: Sequence[Record]
 ) -> tuple[tuple[str, ...], dict[str, object]]:
-    done = [record for record in records if record.status == "ok"]
+    done = [record for record in records if record.status == "ok" and record.evaluation]
     paper = reported_value(row.reported, {}) if row.reported else math.nan
     caption = f"{_number(paper, 1)} {row.reported.caption}".strip() if row.reported else MISSING
     if not done:
@@ -120,7 +120,7 @@ def measured(records: Sequence[Record], metric: str) -> Measured:
     """One seed: its value and bootstrap interval over images. More: the seeds' mean and t-interval."""
     found = [_lookup(record, metric) for record in records]
     if len(found) > 1:
-        return Measured(*t_interval([value.value for value in found]))
+        return Measured(*t_interval([value.value for value in found], records[0].evaluation.confidence))
     return found[0]
 
 
@@ -200,15 +200,16 @@ def _frame_row(
 
 def _notes(records: Sequence[Record]) -> list[str]:
     done = [record for record in records if record.status == "ok"]
-    if not done:
-        return []
-    first = done[0]
-    evaluation, where = first.evaluation, first.provenance
-    device = where.gpu or where.processor
-    return [
-        f"AP^r variant {evaluation.variant} (metric version {evaluation.version}) on {evaluation.images} images with "
-        f"{evaluation.instances} instances",
-        "± is half of the 95 % interval: over images for one seed, over seeds for several",
-        f"machine: {device}, {where.cores} cores; torch {where.packages.get('torch')}; commit {where.commit[:10]}"
-        + (" with local changes" if where.dirty else ""),
-    ]
+    judged = {
+        f"AP^r variant {e.variant} (metric version {e.version}) on {e.images} images with {e.instances} instances; "
+        f"± is half of the {100 * e.confidence:g} % interval: over images for one seed, over seeds for several"
+        for e in (record.evaluation for record in done)
+    }
+    ran = {_where(cost.environment) for record in done for cost in (record.train, record.predict)}
+    return [*sorted(judged), *sorted(ran)]
+
+
+def _where(ran: Environment) -> str:
+    machine = ran.gpu or f"{ran.processor}, {ran.cores} cores"
+    changes = " with local changes" if ran.dirty else ""
+    return f"ran on {machine}; torch {ran.packages.get('torch')}; commit {ran.commit[:10]}{changes}"

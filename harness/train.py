@@ -9,19 +9,21 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
 from datasets.base import Dataset, Sample
 from datasets.transforms import Augmentation
 from harness.batches import TrainStream, collate
-from harness.provenance import git_state
+from harness.provenance import environment
 from harness.record import TrainCost
-from harness.store import digest
+from harness.store import DamagedStep, digest
 from harness.suite import TrainSettings
 from methods.base import Batch, Method
 
@@ -32,8 +34,17 @@ class TrainingError(Exception):
     """Training cannot go on; the message says at which step and why."""
 
 
+def build_method(method_class: type[Method], config: Any, num_classes: int, seed: int) -> Method:
+    """The method with its first weights, which are a function of the seed."""
+    seed_everything(seed)
+    return method_class(config, num_classes)
+
+
 def train(method: Method, data: Dataset, settings: TrainSettings, seed: int, progress: Progress) -> TrainCost:
-    """Train ``method`` in place. Equal arguments on the same machine and thread count give equal weights."""
+    """Train a freshly built ``method`` in place.
+
+    Equal arguments on the same machine and thread count give equal weights.
+    """
     start = time.perf_counter()
     seed_everything(seed)
     fabric = Fabric(accelerator="auto", devices=1, precision=settings.precision)
@@ -65,16 +76,14 @@ def train(method: Method, data: Dataset, settings: TrainSettings, seed: int, pro
         if step % 10 == 0 or step == settings.steps:
             losses = {name: float(value.detach()) for name, value in terms.items()}
             progress(step, settings.steps)
-    method.prepare(loader)
     return TrainCost(
         seconds=time.perf_counter() - start,
         steps=settings.steps,
         parameters=sum(parameter.numel() for parameter in method.parameters()),
         peak_memory=peak_memory(),
-        device=str(fabric.device),
         losses=losses,
         weights_digest=weights_digest(method),
-        commit=git_state()[0],
+        environment=environment(fabric.device.type == "cuda"),
     )
 
 
@@ -138,4 +147,8 @@ def save_weights(method: Method, path: Path) -> None:
 
 
 def load_weights(method: Method, path: Path) -> None:
-    method.load_state_dict(load_file(path))
+    """Raises `DamagedStep` where the file is missing or is not the method's weights."""
+    try:
+        method.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise DamagedStep(path, error) from error

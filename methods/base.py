@@ -108,8 +108,9 @@ class Method(nn.Module, ABC):
         The result for an image never depends on the other images of the batch.
         """
 
-    def prepare(self, batches: Iterable[Batch]) -> None:
-        """Optional, after training (SegSort builds its retrieval bank here)."""
+    def needs_truth(self) -> bool:
+        """Whether `predict` is to be given the ground truth, because the config names a stage that it replaces."""
+        return False
 
 
 @dataclass(frozen=True)

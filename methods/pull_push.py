@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from methods.backbones import DenseNetwork
+from methods.backbones import DECODERS, DenseNetwork
 from methods.base import IGNORE, Batch, Embedding, Instances, MethodError, PixelGrouping, setting
 from methods.scoring import SCORERS, score_groups
 
@@ -22,10 +22,12 @@ from methods.scoring import SCORERS, score_groups
 @dataclass(frozen=True)
 class PullPushConfig:
     encoder: str = setting("resnet50", "timm name of the encoder", source="network section")
-    decoder: str = setting("DeepLabV3Plus", "segmentation-models-pytorch decoder", source="network section")
+    decoder: str = setting(
+        "DeepLabV3Plus", "segmentation-models-pytorch decoder", source="network section", choices=DECODERS
+    )
     decoder_channels: int = setting(256, "width of the decoder", source="DeepLabv3+")
     input_scale: float = setting(1.0, "the network sees the image enlarged by this factor", source="ours")
-    frozen_levels: int = setting(0, "encoder levels that keep their first weights", source="stage 1 of the training")
+    frozen_levels: int = setting(0, "encoder levels that keep their first weights", source="ours")
     pretrained: bool = setting(
         True, "start the encoder from ImageNet (the report: from VOC segmentation)", source="ours"
     )
@@ -127,6 +129,9 @@ class PullPush(PixelGrouping):
             "push": push,
             "regulariser": config.regulariser * norm,
         }
+
+    def needs_truth(self) -> bool:
+        return self.config.oracle != "none"
 
     def embed(self, images: Tensor, sizes: Tensor) -> list[Embedding]:
         outputs = torch.cat(self(images), dim=1)

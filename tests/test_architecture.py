@@ -43,6 +43,9 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             found.add(node.module)
+            if node.module in WINGS:  # `from methods import pull_push` imports a file, too
+                names = {f"{node.module}.{alias.name}" for alias in node.names}
+                found |= {name for name in names if (ROOT / f"{name.replace('.', '/')}.py").is_file()}
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -78,7 +79,7 @@ def test_main_job_from_plan_to_table_and_again(tmp_path: Path) -> None:
         assert record["evaluation"]["images"] == 4
         assert record["train"]["steps"] == 4
         assert record["predict"]["network_ms"] > 0
-        assert record["provenance"]["packages"]["torch"] != "not installed"
+        assert record["train"]["environment"]["packages"]["torch"] != "not installed"
     # Rows of one method that differ only in how they predict share one training.
     assert len({record["train"]["weights_digest"] for name, record in found.items() if "pull" in name}) == 1
     assert len(list((tmp_path / "steps" / "train").iterdir())) == 2
@@ -132,7 +133,8 @@ def test_cells_that_fail_are_rows_and_the_sweep_goes_on(tmp_path: Path) -> None:
     assert not (output / "drafts").exists()
 
 
-def test_interrupt_ends_cleanly_and_keeps_what_is_done(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_interrupt_ends_cleanly_and_keeps_what_is_done(tmp_path: Path, number: signal.Signals) -> None:
     quick, slow = plugin(tmp_path, "quick"), plugin(tmp_path, "slow", "import time; time.sleep(100)")
     words = ["--methods", f"{quick},{slow}", "--output", str(tmp_path / "out"), *TINY]
     process = subprocess.Popen(
@@ -144,7 +146,7 @@ def test_interrupt_ends_cleanly_and_keeps_what_is_done(tmp_path: Path) -> None:
         assert line, seen + process.stderr.read()
         seen += line
     time.sleep(1.0)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "interrupted: 1 of 2 cells are done and kept" in out
@@ -165,10 +167,13 @@ def test_interrupt_ends_cleanly_and_keeps_what_is_done(tmp_path: Path) -> None:
         (["--suite", "voc"], "--data-root"),
         (["--suite", "voc", "--data-root", "nowhere"], "nowhere"),
         (["--sweet", "voc"], "No such option"),
+        (["--seeds", "99999999999999999999"], "a seed is 0 or more and below 2^32"),
+        (["--suite", "voc", "list"], "options of `list` stand behind it"),
     ],
 )
 def test_wrong_usage_is_status_two_without_a_traceback(words: list[str], message: str, tmp_path: Path) -> None:
-    result = run(*words, "--output", str(tmp_path))
+    output = [] if words[-1] == "list" else ["--output", str(tmp_path)]
+    result = run(*words, *output)
     assert result.returncode == 2
     assert message in result.stderr
     assert "Traceback" not in result.stderr
@@ -192,18 +197,24 @@ def test_list_shows_what_there_is(tmp_path: Path) -> None:
     assert "cells unknown" in result.stdout  # voc without its data
 
 
-def test_a_damaged_record_is_made_anew_and_a_damaged_step_is_named(tmp_path: Path) -> None:
-    words = ["--methods", plugin(tmp_path), "--output", str(tmp_path / "out"), *TINY]
+def test_damaged_files_are_made_anew_or_named(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    words = ["--methods", plugin(tmp_path), "--output", str(output), *TINY]
     assert run(*words).returncode == 0
-    (path,) = (tmp_path / "out" / "records").glob("*.json")
-    whole = path.read_text()
-    path.write_text(whole[:100])
-    assert run(*words).returncode == 0
-    assert json.loads(path.read_text())["evaluation"] == json.loads(whole)["evaluation"]
-    path.write_text("")
-    (cost,) = (tmp_path / "out" / "steps" / "predict").glob("*/predict.json")
-    cost.write_text("{")
+    (path,) = (output / "records").glob("*.json")
+    whole = json.loads(path.read_text())
+    # A damaged record and a deleted training: both are made anew, and all that follows from the training.
+    path.write_text("{")
+    shutil.rmtree(output / "steps" / "train")
+    again = run(*words)
+    assert again.returncode == 0, again.stdout
+    assert "train, predict, evaluate\n" in again.stdout
+    assert json.loads(path.read_text())["evaluation"] == whole["evaluation"]
+    # Predictions that were cut off while their summary is whole: the file is named, with what to do.
+    (predictions,) = (output / "steps" / "predict").glob("*/predictions.jsonl.gz")
+    predictions.write_bytes(predictions.read_bytes()[:60])
+    shutil.rmtree(output / "steps" / "evaluate")
     result = run(*words)
-    assert result.returncode == 2
-    assert "predict.json is damaged; delete the folder and run again" in result.stderr
-    assert "Traceback" not in result.stderr
+    assert result.returncode == 1
+    assert "predictions.jsonl.gz is damaged" in result.stdout
+    assert f"delete the folder {predictions.parent} and run again" in result.stdout

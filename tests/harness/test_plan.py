@@ -66,10 +66,32 @@ def test_a_method_file_that_does_not_load_is_explained(tmp_path: Path) -> None:
         load_method(f"{empty}:Mine")
 
 
-def test_what_is_not_a_method_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "other.py").write_text("class Mine: pass", encoding="utf-8")
-    with pytest.raises(UsageError, match=r"has no attribute|is not a subclass of methods.base.Method"):
-        load_method(f"{tmp_path / 'other.py'}:Mine")
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("class Mine: pass", "is not a subclass of methods.base.Method"),
+        ("from methods.base import Method\nclass Mine(Method): name = 'x'", "does not declare paper, tasks, Config"),
+        ("from methods.pull_push import PullPush\nclass Mine(PullPush): name = 'a/../b'", "'a/../b' may hold letters"),
+        ("raise SystemExit(3)", "cannot be loaded: SystemExit: 3"),
+        ("import no_such_package", "cannot be loaded: ModuleNotFoundError"),
+    ],
+)
+def test_what_is_not_a_method_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / f"plugin{abs(hash(text))}.py"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UsageError) as error:
+        load_method(f"{path}:Mine")
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("line", ["import helper", "from helper import VALUE"])
+def test_a_plugins_own_helper_is_part_of_it(tmp_path: Path, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "helper.py").write_text("VALUE = 1\n", encoding="utf-8")
+    text = f"{line}\nfrom methods import pull_push\nclass Mine(pull_push.PullPush):\n    name = 'mine'\n"
+    (tmp_path / "mine.py").write_text(text, encoding="utf-8")
+    names = {path.name for path in method_files(load_method(f"{tmp_path / 'mine.py'}:Mine"))}
+    assert names == {"mine.py", "helper.py", "pull_push.py", "base.py", "backbones.py", "scoring.py"}
 
 
 def test_a_plugin_may_not_take_the_name_of_a_row(tmp_path: Path) -> None:

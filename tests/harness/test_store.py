@@ -47,14 +47,13 @@ def test_a_step_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["steps"], "drafts were left"
 
 
-def test_the_first_of_two_equal_steps_stays(tmp_path: Path) -> None:
+def test_a_step_made_anew_takes_the_place_of_the_old(tmp_path: Path) -> None:
     store = Store(tmp_path)
     final = store.step("train", "m.d.s0", "abc")
-    with store.drafts() as drafts, store.create(final, drafts) as slow:
-        with store.create(final, drafts) as fast:
-            (fast / "weights").write_text("first")
-        (slow / "weights").write_text("second")
-    assert (final / "weights").read_text() == "first"
+    for text in ("damaged", "good"):
+        with store.drafts() as drafts, store.create(final, drafts) as draft:
+            (draft / "weights").write_text(text)
+    assert (final / "weights").read_text() == "good"
     assert [path.name for path in final.parent.iterdir()] == [final.name]
 
 

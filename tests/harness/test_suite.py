@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from harness.cell import CellPlan
 from harness.names import UsageError, look_up
 from harness.plan import Request, resolve
 from harness.suite import Settings, load_suite, parse_overrides, suite_names
@@ -22,9 +25,13 @@ def test_every_preset_of_every_suite_resolves(name: str) -> None:
         assert len({cell.cell for cell in cells}) == len(cells) == expected
 
 
-def test_settings_survive_the_file() -> None:
+def test_what_a_cells_process_reads_is_what_was_planned(tmp_path: Path) -> None:
     for settings in settings_of("shapes"):
-        assert Settings.parse(settings.dump()) == settings
+        folders = {"train": tmp_path}
+        plan = CellPlan(
+            settings=settings, output=tmp_path, data_root=None, folders=folders, drafts=tmp_path, missing=("train",)
+        )
+        assert CellPlan.model_validate_json(plan.model_dump_json()) == plan
 
 
 def test_overrides_reach_sections_and_methods() -> None:
@@ -74,6 +81,12 @@ def test_methods_are_chosen_by_row_or_by_method() -> None:
         ({"overrides": {"pull_push.grouping": "center"}}, "'center' is not one of center_fixed, center_shift"),
         ({"overrides": {"pull_push.threshold": "big"}}, "pull_push_shift: threshold: Input should be a valid number"),
         ({"overrides": {"train.steps": 0}}, "train: steps: Input should be greater than or equal to 1"),
+        ({"overrides": {"train.clip": float("inf")}}, "train: clip: Input should be a finite number"),
+        ({"overrides": {"train.scale": [2, 1]}}, "scale must be [low, high] with 0 < low <= high"),
+        ({"overrides": {"train.scale": [0.5, 2]}}, "scale needs a crop"),
+        ({"overrides": {"pull_push.threshold": float("nan")}}, "threshold: nan is not a finite number"),
+        ({"overrides": {"pull_push.decoder": "FPM"}}, "'FPM' is not one of DeepLabV3Plus, FPN"),
+        ({"overrides": {"mask_rcnn.data.val_images": 5}}, "all rows of a table share their data: set data.val_images"),
         ({"overrides": {"data.leven": "hard"}}, "unknown key in data 'leven'. Did you mean level"),
     ],
 )

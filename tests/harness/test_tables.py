@@ -7,7 +7,7 @@ import math
 import pytest
 
 from harness.names import UsageError
-from harness.record import Evaluation, Metric, PredictCost, Provenance, Record, TrainCost
+from harness.record import Environment, Evaluation, Metric, PredictCost, Provenance, Record, TrainCost
 from harness.suite import (
     Column,
     Data,
@@ -31,6 +31,9 @@ PAPER = Reported(
     where={"table": "1", "system": "InstanceNet, semantics=DeepLabv3+", "setting": "center-shift"},
     caption="COCO AP",
 )
+HERE = Environment(
+    commit="abc", dirty=False, python="3", packages={"torch": "2"}, machine="m", processor="p", cores=2, gpu=""
+)
 PRESET = Preset(description="quick", data={"easy": Data(dataset="shapes")})
 
 
@@ -46,19 +49,18 @@ def record(row: str, value: float, low: float = 0.4, high: float = 0.6, seed: in
         reason="" if status == "ok" else "out of " + "luck " * 30,
         settings=settings,
         evaluation=Evaluation(
-            protocol="voc", version="1", variant="area/mnc/count/nan", images=4, instances=9,
+            protocol="voc", version="1", variant="area/mnc/count/nan", images=4, instances=9, confidence=0.95,
             metrics={"ap_r_50": metric}, variants={},
         ),
         train=TrainCost(
-            seconds=12.4, steps=3, parameters=10, peak_memory=10**9, device="cpu", losses={}, weights_digest="",
-            commit="abc",
+            seconds=12.4, steps=3, parameters=10, peak_memory=10**9, losses={}, weights_digest="", environment=HERE
         ),
         predict=PredictCost(
-            seconds=1.0, images=4, network_ms=5.0, grouping_ms=float("nan"), scoring_ms=0.1, peak_memory=1
+            seconds=1.0, images=4, network_ms=5.0, grouping_ms=float("nan"), scoring_ms=0.1, peak_memory=1,
+            environment=HERE,
         ),
         provenance=Provenance(
-            commit="abc", dirty=False, python="3", packages={"torch": "2"}, machine="m", processor="p", cores=2, gpu="",
-            train_fingerprint="t", val_fingerprint="v", keys={}, finished="",
+            environment=HERE, train_fingerprint="t", val_fingerprint="v", keys={}, finished="",
         ),
     )  # fmt: skip
 
@@ -111,6 +113,22 @@ def test_a_difference_within_the_interval_is_reproduced() -> None:
     assert judge(Measured(0.26, math.nan), 24.9, "", AP) == "not reproduced (+1.1)"
 
 
+def test_confidence_and_machines_are_those_of_the_records() -> None:
+    here = record("a", 0.5)
+    there = here.model_copy(
+        update={
+            "evaluation": here.evaluation.model_copy(update={"confidence": 0.5}),
+            "train": here.train.model_copy(update={"environment": HERE.model_copy(update={"gpu": "a GPU"})}),
+        }
+    )
+    drawn = draw(Table(title="T", columns=(AP,)), {}, PRESET, [here, there])
+    notes = "\n".join(drawn.footnotes)
+    assert "half of the 95 % interval" in notes
+    assert "half of the 50 % interval" in notes
+    assert "ran on p, 2 cores; torch 2; commit abc" in notes
+    assert "ran on a GPU; torch 2; commit abc" in notes
+
+
 def test_failed_and_missing_cells_are_rows() -> None:
     rows = {"a": Row(method="pull_push", title="A"), "b": Row(method="pull_push", title="B")}
     cells = body(rows, [record("a", 0.5, status="failed")])
@@ -127,10 +145,10 @@ def test_rows_of_papers_take_each_columns_class() -> None:
         Column(metric="ap_r_50/none", title="none", reported_class="no such class"),
     )
     table = Table(
-        title="T", columns=columns, verdict=False, reported_rows=(ReportedRow(title="SDS", reported=reported),)
+        title="T", columns=columns, compare=False, reported_rows=(ReportedRow(title="SDS", reported=reported),)
     )
     drawn = draw(table, {}, PRESET, [])
-    assert drawn.body == (("SDS", "0.5", "n/a"),)  # 0.5 per cent: SDS's bicycles
+    assert drawn.body == (("SDS", "0.5", "n/a", "reported"),)  # 0.5 per cent: SDS's bicycles
     assert drawn.frame["ap_r_50/bicycle"].tolist() == [0.5]
 
 
