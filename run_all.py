@@ -7,10 +7,14 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import typer
-from rich.console import Console
+try:
+    import typer
+    from rich.console import Console
 
-from harness.names import UsageError
+    from harness.names import UsageError
+except ModuleNotFoundError as error:
+    print(f"error: {error}. Run `make install`, then .venv/bin/python run_all.py", file=sys.stderr)
+    sys.exit(2)
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -115,6 +119,7 @@ def start() -> int:
     """Run the command line; every error that the person can mend is one message on standard error and status 2."""
     for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: the running cell must not outlive its driver
         signal.signal(number, _interrupt)
+    sys.stdout.reconfigure(errors="replace")  # a terminal without ± must not end a run in a traceback
     try:
         app()
     except UsageError as error:

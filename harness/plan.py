@@ -120,8 +120,8 @@ def select_rows(suite: Suite, names: Sequence[str] | None) -> dict[str, Row]:
             path, _, attribute = name.rpartition(":")
             absolute = f"{Path(path).resolve()}:{attribute}"  # the cell's process has another working directory
             own = load_method(absolute).name
-            if own in {**suite.rows, **rows}:
-                raise UsageError(f"{name}: the name {own!r} is taken by another row; give your method its own")
+            if own in {**suite.rows, **rows, **methods.METHODS}:
+                raise UsageError(f"{name}: the name {own!r} is taken by another method or row; give yours its own")
             rows[own] = Row(method=absolute, title=own)
         elif name in methods.available():
             rows[name] = Row(method=name, title=name)
@@ -133,7 +133,7 @@ def select_rows(suite: Suite, names: Sequence[str] | None) -> dict[str, Row]:
 
 def resolve(suite: Suite, request: Request) -> tuple[str, Preset, list[tuple[Row, Settings]]]:
     """All cells' settings: preset, then row, then --set. Raises `UsageError` for anything unknown or invalid."""
-    preset_name = request.preset or suite.default_preset
+    preset_name = suite.default_preset if request.preset is None else request.preset
     preset = look_up(f"preset of suite {suite.name}", preset_name, suite.presets)
     rows = select_rows(suite, request.methods)
     overrides = _Overrides(request.overrides, rows, preset)

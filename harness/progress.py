@@ -32,7 +32,7 @@ class Follower:
         self.console = console
         self.progress = _progress(console)
         self.tasks: dict[str, int] = {}
-        self.started: dict[str, float] = {}
+        self.started: dict[str, tuple[float, int]] = {}  # time and count of the first message
         self.last_line = time.monotonic()
 
     def __enter__(self) -> Follower:
@@ -49,12 +49,12 @@ class Follower:
         done, total = message["done"], message["total"]
         if step not in self.tasks:
             self.tasks[step] = self.progress.add_task(step, total=total)
-            self.started[step] = time.monotonic()
+            self.started[step] = (time.monotonic(), done)
         self.progress.update(self.tasks[step], completed=done)
-        now = time.monotonic()
-        if not self.console.is_terminal and now - self.last_line > _LINE_EVERY:
+        now, (start, first) = time.monotonic(), self.started[step]
+        if not self.console.is_terminal and now - self.last_line > _LINE_EVERY and done > first:
             self.last_line = now
-            left = (now - self.started[step]) * (total - done) / max(done, 1)
+            left = (now - start) * (total - done) / (done - first)
             self.console.print(f"  {step} {done}/{total}, about {left:.0f} s left", markup=False)
 
 

@@ -173,12 +173,12 @@ class ReportedRow(Spec):
 class Table(Spec):
     """A table of the suite: rows of papers, then the measured rows, over ``columns``.
 
-    Each row ends with its verdict; ``compare`` puts its seeds and what a paper reports for it before that.
+    ``compare`` says how rows end: "full" with seeds, what a paper reports and the verdict, "verdict" with that alone.
     """
 
     title: str
     columns: tuple[Column, ...]
-    compare: bool = True
+    compare: Literal["full", "verdict", "none"] = "full"
     reported_rows: tuple[ReportedRow, ...] = ()
     footnotes: tuple[str, ...] = ()
 

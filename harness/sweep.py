@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -19,7 +20,7 @@ from harness.plan import Cell, Request, open_data, plan, resolve
 from harness.progress import Follower, bar
 from harness.provenance import environment
 from harness.record import Evaluation, PredictCost, Provenance, Record, TrainCost, read_summary
-from harness.store import STEPS, Store, write_text
+from harness.store import STEPS, Store, digest, write_text
 from harness.suite import Preset, Suite, load_suite
 
 
@@ -34,6 +35,7 @@ class Job:
     others: list[Cell]
     store: Store
     data_root: Path | None
+    overrides: Mapping[str, Any]
 
 
 def make_job(suite_name: str, request: Request, output: Path) -> Job:
@@ -45,21 +47,25 @@ def make_job(suite_name: str, request: Request, output: Path) -> Job:
     chosen = {cell.settings.cell for cell in cells}
     _, _, everything = resolve(suite, dataclasses.replace(request, methods=None, lenient=True))
     rest = [pair for pair in everything if pair[1].cell not in chosen]
-    return Job(suite, preset_name, preset, cells, plan(rest, store, request.data_root), store, request.data_root)
+    others = plan(rest, store, request.data_root)
+    return Job(suite, preset_name, preset, cells, others, store, request.data_root, request.overrides)
 
 
 def run(job: Job, console: Console) -> int:
     """Run the job's missing steps and print its tables. Exit status: 0 all cells ok, 1 a cell failed or interrupted."""
+    try:
+        job.store.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--output {job.store.output} cannot be written: {error.strerror}") from error
     _verify_data(job, console)
     records: list[Record] = []
     try:
         for number, cell in enumerate(job.cells, 1):
             records.append(_run_cell(job, cell, f"[{number}/{len(job.cells)}] {cell.settings.cell}", console))
     except KeyboardInterrupt:
-        console.print(
-            f"\ninterrupted: {len(records)} of {len(job.cells)} cells are done and kept; the same command goes on"
-        )
         _show_tables(job, records, console)
+        done = f"{len(records)} of {len(job.cells)} cells are done and kept"
+        console.print(f"\ninterrupted: {done}; the same command goes on")
         return 1
     _show_tables(job, records, console)
     failed = [record for record in records if record.status != "ok"]
@@ -111,6 +117,8 @@ def _run_cell(job: Job, cell: Cell, title: str, console: Console) -> Record:
                 missing=tuple(missing),
             )
             outcome = launch(handed, folder, job.preset.timeout, follower.message)
+        if outcome.status == "ok" and len(cell.finished()) < len(STEPS):
+            outcome = Outcome("failed", "the process ended early and said nothing", outcome.log)
     record = make_record(cell, outcome)
     write_text(cell.record, record.model_dump_json(indent=1))
     return record
@@ -150,11 +158,14 @@ def make_record(cell: Cell, outcome: Outcome) -> Record:
 
 
 def _show_tables(job: Job, records: Sequence[Record], console: Console) -> None:
-    folder = job.store.tables(job.suite.name, job.preset_name)
+    # Tables of changed settings must not take the place of the suite's own.
+    changed = [f"{key} = {value}" for key, value in sorted(job.overrides.items())]
+    folder = job.store.tables(job.suite.name, job.preset_name + (f"-{digest(changed)[:8]}" if changed else ""))
+    notes = [f"changed with --set: {', '.join(changed)}"] if changed else []
     rows = {**job.suite.rows, **{cell.settings.row: cell.row for cell in job.cells}}
     kept = [record for record in (read_record(cell.record) for cell in job.others) if record is not None]
     for name, table in job.suite.tables.items():
-        drawn = tables.draw(table, rows, job.preset, [*records, *kept])
+        drawn = tables.draw(table, rows, job.preset, [*records, *kept], notes)
         write_text(folder / f"{name}.md", drawn.markdown())
         write_text(folder / f"{name}.csv", drawn.csv())
         # The terminal's width is the reader's business: a wrapped table is worse than a wide one.

@@ -55,7 +55,9 @@ class Drawn:
         return self.frame.to_csv(index=False, lineterminator="\n")
 
 
-def draw(table: Table, rows: Mapping[str, Row], preset: Preset, records: Sequence[Record]) -> Drawn:
+def draw(
+    table: Table, rows: Mapping[str, Row], preset: Preset, records: Sequence[Record], extra: Sequence[str] = ()
+) -> Drawn:
     """The table from the records at hand: rows of papers, then one row for each of ``rows`` and data set.
 
     Rows whose cells all failed show why; rows without a record say "not run".
@@ -78,14 +80,18 @@ def draw(table: Table, rows: Mapping[str, Row], preset: Preset, records: Sequenc
             text, line = _measured_row(title, data_name, row, table, preset, chosen)
             body.append(text)
             numbers.append(line)
-    if not table.compare:
+    if table.compare == "verdict":
         head, body = (*head[:-3], head[-1]), [(*row[:-3], row[-1]) for row in body]
-    notes = [preset.description, *table.footnotes, *_notes(records), *_missing(body)]
+    elif table.compare == "none":
+        head, body = head[:-3], [row[:-3] for row in body]
+    notes = [preset.description, *extra, *table.footnotes, *_notes(records), *_missing(body)]
     return Drawn(table.title, head, tuple(body), pandas.DataFrame(numbers), tuple(notes))
 
 
 def _missing(body: Sequence[Sequence[str]]) -> list[str]:
-    return [f"{MISSING}: the paper's value is not available"] if any(MISSING in row for row in body) else []
+    cells = {cell for row in body for cell in row}
+    notes = {MISSING: "the paper's value is not available", "-": "nothing to measure (no such class, no such part)"}
+    return [f"{sign}: {meaning}" for sign, meaning in notes.items() if sign in cells]
 
 
 def _measured_row(
@@ -119,6 +125,8 @@ def _short(record: Record) -> str:
 def measured(records: Sequence[Record], metric: str) -> Measured:
     """One seed: its value and bootstrap interval over images. More: the seeds' mean and t-interval."""
     found = [_lookup(record, metric) for record in records]
+    if len(found) > 1 and metric.startswith("cost."):
+        return Measured(sum(value.value for value in found) / len(found), math.nan)
     if len(found) > 1:
         return Measured(*t_interval([value.value for value in found], records[0].evaluation.confidence))
     return found[0]

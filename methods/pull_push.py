@@ -82,6 +82,13 @@ class PullPushConfig:
         choices=("none", "semantic"),
     )
 
+    def __post_init__(self) -> None:
+        for name in ("pull_margin", "push_margin", "threshold", "input_scale"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        if not 0 <= self.class_balance <= 1:
+            raise ValueError(f"class_balance must be in 0..1, not {self.class_balance}")
+
 
 class PullPush(PixelGrouping):
     """InstanceNet as a plugin."""
@@ -92,8 +99,6 @@ class PullPush(PixelGrouping):
 
     def __init__(self, config: PullPushConfig, num_classes: int) -> None:
         super().__init__(config, num_classes)
-        if config.pull_margin < 0 or config.push_margin <= 0 or config.threshold <= 0:
-            raise MethodError("pull_push: margins and threshold must be positive")
         channels = num_classes + 1 + config.dimension
         self.network = DenseNetwork(
             config.encoder, config.decoder, channels, config.decoder_channels, config.input_scale, config.frozen_levels

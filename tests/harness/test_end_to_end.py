@@ -83,9 +83,12 @@ def test_main_job_from_plan_to_table_and_again(tmp_path: Path) -> None:
     # Rows of one method that differ only in how they predict share one training.
     assert len({record["train"]["weights_digest"] for name, record in found.items() if "pull" in name}) == 1
     assert len(list((tmp_path / "steps" / "train").iterdir())) == 2
-    table = (tmp_path / "tables" / "shapes-quick" / "instances.md").read_text()
+    (folder,) = (tmp_path / "tables").iterdir()
+    assert folder.name.startswith("shapes-quick-"), "changed settings would replace the suite's own table"
+    table = (folder / "instances.md").read_text()
     assert "24.9 COCO AP" in table  # the report's value beside ours
-    assert (tmp_path / "tables" / "shapes-quick" / "instances.csv").read_text().count("\n") == 5
+    assert "changed with --set: data.size = 64" in table
+    assert (folder / "instances.csv").read_text().count("\n") == 5
 
     start = time.monotonic()
     again = run(*words)
@@ -106,6 +109,7 @@ def test_cells_that_fail_are_rows_and_the_sweep_goes_on(tmp_path: Path) -> None:
     bodies = {
         "raises": 'raise ValueError("no such luck")',
         "killed": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+        "leaves": "import sys; sys.exit(0)",
         "diverges": 'return {"nothing": self.weight.sum() * float("nan")}',
         "healthy": "pass",
     }
@@ -118,10 +122,12 @@ def test_cells_that_fail_are_rows_and_the_sweep_goes_on(tmp_path: Path) -> None:
     assert {name: record["status"] for name, record in found.items()} == {
         "raises": "failed",
         "killed": "failed",
+        "leaves": "failed",
         "diverges": "failed",
         "healthy": "ok",
     }
     assert found["raises"]["reason"] == "ValueError: no such luck"
+    assert found["leaves"]["reason"] == "the process ended early and said nothing"
     assert "raise ValueError" in found["raises"]["log"]
     assert found["killed"]["reason"].startswith("killed by SIGKILL")
     assert "the loss is not finite at step 1 of 4: nothing = nan" in found["diverges"]["reason"]

@@ -97,5 +97,5 @@ def test_a_plugins_own_helper_is_part_of_it(tmp_path: Path, line: str, monkeypat
 def test_a_plugin_may_not_take_the_name_of_a_row(tmp_path: Path) -> None:
     text = "from methods.pull_push import PullPush\n\nclass Mine(PullPush):\n    name = 'mask_rcnn'\n"
     (tmp_path / "mine.py").write_text(text, encoding="utf-8")
-    with pytest.raises(UsageError, match="the name 'mask_rcnn' is taken by another row"):
+    with pytest.raises(UsageError, match="the name 'mask_rcnn' is taken by another method or row"):
         resolve(load_suite("shapes"), Request(methods=[f"{tmp_path / 'mine.py'}:Mine"]))

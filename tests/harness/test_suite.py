@@ -85,6 +85,8 @@ def test_methods_are_chosen_by_row_or_by_method() -> None:
         ({"overrides": {"train.scale": [2, 1]}}, "scale must be [low, high] with 0 < low <= high"),
         ({"overrides": {"train.scale": [0.5, 2]}}, "scale needs a crop"),
         ({"overrides": {"pull_push.threshold": float("nan")}}, "threshold: nan is not a finite number"),
+        ({"overrides": {"pull_push.threshold": -2}}, "threshold must be positive, not -2.0"),
+        ({"preset": ""}, "unknown preset of suite shapes ''"),
         ({"overrides": {"pull_push.decoder": "FPM"}}, "'FPM' is not one of DeepLabV3Plus, FPN"),
         ({"overrides": {"mask_rcnn.data.val_images": 5}}, "all rows of a table share their data: set data.val_images"),
         ({"overrides": {"data.leven": "hard"}}, "unknown key in data 'leven'. Did you mean level"),

@@ -145,7 +145,7 @@ def test_rows_of_papers_take_each_columns_class() -> None:
         Column(metric="ap_r_50/none", title="none", reported_class="no such class"),
     )
     table = Table(
-        title="T", columns=columns, compare=False, reported_rows=(ReportedRow(title="SDS", reported=reported),)
+        title="T", columns=columns, compare="verdict", reported_rows=(ReportedRow(title="SDS", reported=reported),)
     )
     drawn = draw(table, {}, PRESET, [])
     assert drawn.body == (("SDS", "0.5", "n/a", "reported"),)  # 0.5 per cent: SDS's bicycles
