@@ -107,9 +107,11 @@ def _measured_row(
         return (title, *("-" for _ in table.columns), "0", caption, text), line
     values = [measured(done, column.metric) for column in table.columns]
     images, official = done[0].evaluation.images, preset.data[data_name].official_images
-    reasons = [row.not_comparable, preset.not_comparable]
-    if official and images != official:
-        reasons.append(f"{images} images, not the official {official}")
+    reasons = [
+        f"{images} images, not the official {official}" if official and images != official else "",
+        preset.not_comparable,
+        row.not_comparable,
+    ]
     verdict = judge(values[0], paper, next(filter(None, reasons), ""), table.columns[0])
     cells = [_interval(value, column) for value, column in zip(values, table.columns, strict=True)]
     seeds = str(len(done)) if len(done) == len(records) else f"{len(done)} of {len(records)}"
@@ -146,10 +148,10 @@ def _lookup(record: Record, metric: str) -> Measured:
 
 def judge(value: Measured, paper: float, not_comparable: str, column: Column) -> str:
     """reproduced | not reproduced | not comparable (why) | no reported value."""
-    if math.isnan(paper):
-        return f"no reported value: {not_comparable}" if not_comparable else "no reported value"
     if not_comparable:
         return f"not comparable: {not_comparable}"
+    if math.isnan(paper):
+        return "no reported value"
     scale = column.scale
     delta = scale * value.value - paper
     within = abs(delta) <= (0.0 if math.isnan(value.half) else scale * value.half)
