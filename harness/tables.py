@@ -60,7 +60,7 @@ def draw(
 ) -> Drawn:
     """The table from the records at hand: rows of papers, then one row for each of ``rows`` and data set.
 
-    Rows whose cells all failed show why; rows without a record say "not run".
+    Rows whose cells all failed show why; rows without a record say "not run". ``extra`` are footnotes of this run.
     """
     head = ("method", *(column.title for column in table.columns), "seeds", "paper reports", "verdict")
     several = len(preset.data) > 1
