@@ -1,7 +1,8 @@
 """The predict step: weights and a split -> predictions.jsonl.gz, one image a line, and semantic maps as PNG.
 
 A line is {"image_id", "size": [height, width], "results": [...]}; each result is in COCO's results format
-(category_id, score, segmentation as compressed run lengths). Masks are encoded image by image.
+(category_id, score, segmentation as compressed run lengths). Class-agnostic proposals stand under "proposals", in the
+same form with category 0. Boundaries are a PNG of the probability times 255. Masks are encoded image by image.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from harness.record import PredictCost
 from harness.store import DamagedStep
 from harness.suite import PredictSettings
 from harness.train import Progress, peak_memory
-from methods.base import Method, Prediction
+from methods.base import Instances, Method, Prediction
 
 FILE = "predictions.jsonl.gz"
 
@@ -61,7 +62,9 @@ def predict(method: Method, data: Dataset, settings: PredictSettings, folder: Pa
             (prediction,) = method.predict(images, sizes, truth)
             file.write(json.dumps(_line(sample.image_id, prediction, sample.image.shape[:2])) + "\n")
             if prediction.semantic is not None:
-                _write_semantic(folder / "semantic" / f"{sample.image_id}.png", prediction)
+                _write_map(folder / "semantic" / f"{sample.image_id}.png", prediction.semantic)
+            if prediction.boundary is not None:
+                _write_map(folder / "boundary" / f"{sample.image_id}.png", (prediction.boundary * 255.0).round())
             seconds.append(prediction.seconds)
             progress(index + 1, len(data))
     return PredictCost(
@@ -80,22 +83,27 @@ def _median_ms(values: list[float]) -> float:
 
 
 def _line(image_id: str, prediction: Prediction, size: tuple[int, int]) -> dict[str, Any]:
-    results: list[dict[str, Any]] = []
-    found = prediction.instances
-    if found is not None and len(found.scores):
-        if found.masks.shape[1:] != size:
-            raise ValueError(f"image {image_id}: masks of {tuple(found.masks.shape[1:])} for an image of {size}")
-        if not torch.isfinite(found.scores).all():
-            raise ValueError(f"image {image_id}: a score is not a finite number")
-        encoded = masks.encode(found.masks.cpu().numpy())
-        for mask, label, score in zip(encoded, found.labels.tolist(), found.scores.tolist(), strict=True):
-            results.append({"category_id": label, "score": score, "segmentation": mask})
-    return {"image_id": image_id, "size": list(size), "results": results}
+    line = {"image_id": image_id, "size": list(size), "results": _results(image_id, prediction.instances, size)}
+    if prediction.proposals is not None:
+        line["proposals"] = _results(image_id, prediction.proposals, size)
+    return line
 
 
-def _write_semantic(path: Path, prediction: Prediction) -> None:
+def _results(image_id: str, found: Instances | None, size: tuple[int, int]) -> list[dict[str, Any]]:
+    if found is None or not len(found.scores):
+        return []
+    if found.masks.shape[1:] != size:
+        raise ValueError(f"image {image_id}: masks of {tuple(found.masks.shape[1:])} for an image of {size}")
+    if not torch.isfinite(found.scores).all():
+        raise ValueError(f"image {image_id}: a score is not a finite number")
+    encoded = masks.encode(found.masks.cpu().numpy())
+    scored = zip(encoded, found.labels.tolist(), found.scores.tolist(), strict=True)
+    return [{"category_id": label, "score": score, "segmentation": mask} for mask, label, score in scored]
+
+
+def _write_map(path: Path, values: torch.Tensor) -> None:
     path.parent.mkdir(exist_ok=True)
-    Image.fromarray(prediction.semantic.cpu().numpy()).save(path)
+    Image.fromarray(values.to(torch.uint8).cpu().numpy()).save(path)
 
 
 def read_predictions(path: Path) -> Iterator[ImageResults]:

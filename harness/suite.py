@@ -55,7 +55,8 @@ class TrainSettings(Spec):
 
     ``pretrained_rate`` multiplies the rate of parameters that start pretrained; ``clip`` is the largest gradient norm
     (0: no clipping). Augmentation: ``crop`` in pixels (0: none), ``scale`` range of the random resize before it,
-    ``flip`` probability, ``color`` jitter strength in 0..1.
+    ``flip`` probability, ``color`` jitter strength in 0..1. Methods that look at the training images once more after
+    training (`Method.prepare`) see ``prepare_images`` of them (0: all), resized to ``prepare_side`` pixels (0: not).
     """
 
     steps: int = Field(1000, ge=1)
@@ -71,6 +72,8 @@ class TrainSettings(Spec):
     scale: tuple[float, float] = (1.0, 1.0)
     flip: float = Field(0.5, ge=0, le=1)
     color: float = Field(0.0, ge=0, le=1)
+    prepare_images: int = Field(0, ge=0)
+    prepare_side: int = Field(0, ge=0)
     workers: int = Field(0, ge=0, description="loader processes; the result does not depend on it")
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
 

@@ -7,7 +7,7 @@ import random
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
 from datasets.base import Dataset, Sample
-from datasets.transforms import Augmentation
+from datasets.transforms import Augmentation, resize
 from harness.batches import TrainStream, collate
 from harness.provenance import environment
 from harness.record import TrainCost
@@ -76,6 +76,9 @@ def train(method: Method, data: Dataset, settings: TrainSettings, seed: int, pro
         if step % 10 == 0 or step == settings.steps:
             losses = {name: float(value.detach()) for name, value in terms.items()}
             progress(step, settings.steps)
+    model.eval()
+    with torch.inference_mode():
+        method.prepare(batch.to(fabric.device) for batch in _as_they_are(data, settings))
     return TrainCost(
         seconds=time.perf_counter() - start,
         steps=settings.steps,
@@ -85,6 +88,13 @@ def train(method: Method, data: Dataset, settings: TrainSettings, seed: int, pro
         weights_digest=weights_digest(method),
         environment=environment(fabric.device.type == "cuda"),
     )
+
+
+def _as_they_are(data: Dataset, settings: TrainSettings) -> Iterator[Batch]:
+    """The first ``prepare_images`` of the training images, one a batch, not augmented."""
+    for index in range(min(settings.prepare_images or len(data), len(data))):
+        sample = data[index]
+        yield collate([resize(sample, settings.prepare_side) if settings.prepare_side else sample])
 
 
 def _stack(samples: list[Sample]) -> Batch:

@@ -1,12 +1,11 @@
 """The interface of a method: what it trains on, what it predicts, and how its settings are declared.
 
 A method is a ``torch.nn.Module`` with a loss and a ``predict``. A pixel-grouping method is written in three
-parts, embed -> group -> score, which `PixelGrouping.predict` composes and times one by one.
+parts, embed -> group -> score, which `methods.grouping.PixelGrouping` composes and times one by one.
 """
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
@@ -54,6 +53,43 @@ class Seconds:
 
 
 @dataclass(frozen=True)
+class Truth:
+    """The ground truth of one image at its original size, for a stage that it replaces."""
+
+    semantic: Tensor  # (H, W) int64; 0 background, 1..C, 255 ignore
+    instances: Tensor  # (H, W) int64; 0 none, 1..N
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """The network's dense outputs for one image, at the image's original size; a method may add fields."""
+
+    pixels: Tensor  # (K, H, W) float32
+    probabilities: Tensor  # (C + 1, H, W) float32 in [0, 1], background first
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The pixels of one image in groups, before they have scores; a method may add fields."""
+
+    semantic: Tensor  # (H, W) int64 class map that the grouping used
+    masks: Tensor  # (H, W) int64 ids 1..N, 0 for none; or (N, H, W) bool, where groups may overlap
+    labels: Tensor | None = None  # (N,) int64; None: the commonest class of the group's pixels
+    confidence: Tensor | None = None  # (N,) float32 in [0, 1], the value at the group's seed
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """Why segments got their labels: the nearest prototypes of the training images."""
+
+    segments: Tensor  # (H, W) int64 numbers 0..S-1
+    neighbours: Tensor  # (S, k) int64 rows of the method's bank, nearest first
+    similarities: Tensor  # (S, k) float32 cosine
+    labels: Tensor  # (S, k) int64 classes
+    images: Tensor  # (S, k) int64 number of the training image that each came from
+
+
+@dataclass(frozen=True)
 class Prediction:
     """The result for one image; a method fills what its ``tasks`` declare."""
 
@@ -61,6 +97,8 @@ class Prediction:
     semantic: Tensor | None = None  # (H, W) uint8
     boundary: Tensor | None = None  # (H, W) float32 in [0, 1]
     seconds: Seconds | None = None
+    proposals: Instances | None = None  # class-agnostic: labels are 0
+    retrieval: Retrieval | None = None
 
 
 def setting(default: Any, help: str, *, source: str, stage: str = "train", choices: tuple = ()) -> Any:
@@ -100,6 +138,12 @@ class Method(nn.Module, ABC):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Named finite scalars; the trainer minimises their sum."""
 
+    def prepare(self, batches: Iterable[Batch]) -> None:
+        """Called once after training, in evaluation mode, with training images as they are, one a batch.
+
+        What it builds must be in the ``state_dict``. By default nothing, and no image is read.
+        """
+
     @abstractmethod
     def predict(self, images: Tensor, sizes: Tensor, oracle: Batch | None = None) -> list[Prediction]:
         """Segment ``images`` (B, 3, h, w) float32 in [0, 1]; result i has the size ``sizes[i]`` (height, width).
@@ -111,66 +155,3 @@ class Method(nn.Module, ABC):
     def needs_truth(self) -> bool:
         """Whether `predict` is to be given the ground truth, because the config names a stage that it replaces."""
         return False
-
-
-@dataclass(frozen=True)
-class Embedding:
-    """The network's dense outputs for one image, at the image's original size."""
-
-    pixels: Tensor  # (K, H, W) float32
-    probabilities: Tensor  # (C + 1, H, W) float32, softmax over background and classes
-
-
-class PixelGrouping(Method):
-    """A method that embeds pixels, groups them, and scores the groups."""
-
-    tasks = frozenset({"instances", "semantic"})
-
-    @abstractmethod
-    def embed(self, images: Tensor, sizes: Tensor) -> list[Embedding]:
-        """Run the network; one `Embedding` per image, at its original size."""
-
-    @abstractmethod
-    def group(self, embedding: Embedding, semantic: Tensor) -> Tensor:
-        """Group the pixels of one image: (H, W) int64 ids, 0 for none; ``semantic`` is (H, W) int64."""
-
-    @abstractmethod
-    def score(self, groups: Tensor, embedding: Embedding, semantic: Tensor) -> Instances:
-        """Turn groups into instances with a class and a score."""
-
-    def semantics(self, embedding: Embedding, truth: Tensor | None) -> Tensor:
-        """The (H, W) int64 class map to group within: the arg-max, or ``truth`` where it is not None."""
-        return embedding.probabilities.argmax(0) if truth is None else truth
-
-    @torch.inference_mode()
-    def predict(self, images: Tensor, sizes: Tensor, oracle: Batch | None = None) -> list[Prediction]:
-        clock = _Clock(images.device)
-        embeddings = self.embed(images, sizes)
-        network = clock.lap() / max(len(embeddings), 1)
-        predictions = []
-        for index, embedding in enumerate(embeddings):
-            semantic = self.semantics(embedding, None if oracle is None else oracle.semantic[index])
-            groups = self.group(embedding, semantic)
-            grouping = clock.lap()
-            instances = self.score(groups, embedding, semantic)
-            seconds = Seconds(network, grouping, clock.lap())
-            predictions.append(Prediction(instances, semantic.to(torch.uint8), None, seconds))
-        return predictions
-
-
-class _Clock:
-    """Laps in seconds; waits for the device, because GPU calls return before they are done."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._cuda = device.type == "cuda"
-        self._last = self._now()
-
-    def _now(self) -> float:
-        if self._cuda:
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
-    def lap(self) -> float:
-        now = self._now()
-        seconds, self._last = now - self._last, now
-        return seconds

@@ -8,30 +8,34 @@ what it leaves open is a setting.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from methods.backbones import DECODERS, DenseNetwork
-from methods.base import IGNORE, Batch, Embedding, Instances, MethodError, PixelGrouping, setting
-from methods.scoring import SCORERS, score_groups
+from methods.base import IGNORE, Batch, Embedding, Groups, Truth, setting
+from methods.grouping import (
+    GroupingConfig,
+    PixelGrouping,
+    balanced_cross_entropy,
+    dense_network,
+    resized,
+)
 
 
 @dataclass(frozen=True)
-class PullPushConfig:
-    encoder: str = setting("resnet50", "timm name of the encoder", source="network section")
-    decoder: str = setting(
-        "DeepLabV3Plus", "segmentation-models-pytorch decoder", source="network section", choices=DECODERS
-    )
-    decoder_channels: int = setting(256, "width of the decoder", source="DeepLabv3+")
-    input_scale: float = setting(1.0, "the network sees the image enlarged by this factor", source="ours")
-    frozen_levels: int = setting(0, "encoder levels that keep their first weights", source="ours")
-    pretrained: bool = setting(
-        True, "start the encoder from ImageNet (the report: from VOC segmentation)", source="ours"
-    )
+class PullPushConfig(GroupingConfig):
+    """The report's method; its relatives are these settings:
+
+    - De Brabandere et al. 2017: hinge=squared repel=all pull_margin=0.5 push_margin=1.5 dimension=8;
+    - as Wizaron's code averages: the same with average=pixel; as nyoki's weighs: the same with push_weight=0.5;
+    - associative embedding (Newell et al. 2017): dimension=1 hinge=squared pull_margin=0 push=gaussian repel=all
+      pull_weight=0.001 push_weight=0.001 regulariser=0.
+    """
+
     dimension: int = setting(4, "K, embedding channels", source="network section")
+    pull_weight: float = setting(1.0, "alpha, weight of the pull", source="eq. 4")
+    push_weight: float = setting(1.0, "beta, weight of the push", source="eq. 4")
     pull_margin: float = setting(0.2, "d_pull, in embedding units", source="eq. 1")
     push_margin: float = setting(3.0, "d_push, in embedding units; means are pushed 2 d_push apart", source="eq. 2")
     norm: int = setting(2, "order n of the norm; the report never says", source="ours", choices=(1, 2))
@@ -40,6 +44,24 @@ class PullPushConfig:
         "linear, as the report; squared, as De Brabandere et al.",
         source="eq. 1-2",
         choices=("linear", "squared"),
+    )
+    repel: str = setting(
+        "same_class",
+        "which instances repel each other; all: the loss sees one class (De Brabandere et al.)",
+        source="eq. 2",
+        choices=("same_class", "all"),
+    )
+    average: str = setting(
+        "instance",
+        "the pull is a mean over instances of means over pixels, or a mean over all object pixels (Wizaron's code)",
+        source="eq. 1",
+        choices=("instance", "pixel"),
+    )
+    push: str = setting(
+        "hinge",
+        "the hinge of eq. 2, or exp(-d^2) / 2 without a margin (associative embedding)",
+        source="eq. 2",
+        choices=("hinge", "gaussian"),
     )
     regulariser: float = setting(0.001, "gamma, weight of the mean embeddings' norm", source="eq. 4")
     semantic_weight: float = setting(1.0, "weight of the cross-entropy; the report gives none", source="ours")
@@ -66,26 +88,15 @@ class PullPushConfig:
         stage="predict",
         choices=("raster", "random"),
     )
-    min_size: int = setting(0, "smallest group kept, in pixels; the report keeps all", source="ours", stage="predict")
-    scorer: str = setting(
-        "class_probability",
-        "how a group is scored; the report is silent",
-        source="ours",
-        stage="predict",
-        choices=SCORERS,
-    )
-    oracle: str = setting(
-        "none",
-        "the stage that ground truth replaces",
-        source="table 1",
-        stage="predict",
-        choices=("none", "semantic"),
-    )
 
     def __post_init__(self) -> None:
-        for name in ("pull_margin", "push_margin", "threshold", "input_scale"):
+        super().__post_init__()
+        for name in ("dimension", "push_margin", "threshold"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        for name in ("pull_margin", "pull_weight", "push_weight", "regulariser", "semantic_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
         if not 0 <= self.class_balance <= 1:
             raise ValueError(f"class_balance must be in 0..1, not {self.class_balance}")
 
@@ -99,17 +110,7 @@ class PullPush(PixelGrouping):
 
     def __init__(self, config: PullPushConfig, num_classes: int) -> None:
         super().__init__(config, num_classes)
-        channels = num_classes + 1 + config.dimension
-        self.network = DenseNetwork(
-            config.encoder, config.decoder, channels, config.decoder_channels, config.input_scale, config.frozen_levels
-        )
-
-    def initialise(self) -> None:
-        if self.config.pretrained:
-            self.network.load_imagenet()
-
-    def pretrained_parameters(self) -> Iterable[nn.Parameter]:
-        return self.network.model.encoder.parameters()
+        self.network = dense_network(config, num_classes + 1 + config.dimension)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, H, W) -> class logits (B, C + 1, H, W), embeddings (B, K, H, W)."""
@@ -127,40 +128,31 @@ class PullPush(PixelGrouping):
             push_margin=config.push_margin,
             norm=config.norm,
             squared=config.hinge == "squared",
+            together=config.repel == "all",
+            average=config.average,
+            gaussian=config.push == "gaussian",
         )
         return {
             "semantic": config.semantic_weight * semantic,
-            "pull": pull,
-            "push": push,
+            "pull": config.pull_weight * pull,
+            "push": config.push_weight * push,
             "regulariser": config.regulariser * norm,
         }
 
-    def needs_truth(self) -> bool:
-        return self.config.oracle != "none"
-
     def embed(self, images: Tensor, sizes: Tensor) -> list[Embedding]:
-        outputs = torch.cat(self(images), dim=1)
         embeddings = []
-        for output, size in zip(outputs, sizes.tolist(), strict=True):
-            if list(output.shape[-2:]) != size:
-                output = nn.functional.interpolate(output[None], size, mode="bilinear", align_corners=False)[0]
-            logits, pixels = output.split([self.num_classes + 1, self.config.dimension])
+        for output, size in zip(torch.cat(self(images), dim=1), sizes.tolist(), strict=True):
+            logits, pixels = resized(output, size).split([self.num_classes + 1, self.config.dimension])
             embeddings.append(Embedding(pixels, logits.softmax(0)))
         return embeddings
 
-    def semantics(self, embedding: Embedding, truth: Tensor | None) -> Tensor:
-        if self.config.oracle == "none":
-            return super().semantics(embedding, None)
-        if truth is None:
-            raise MethodError("pull_push: oracle = semantic needs the ground truth")
-        return torch.where(truth == IGNORE, 0, truth)
-
-    def group(self, embedding: Embedding, semantic: Tensor) -> Tensor:
+    def group(self, embedding: Embedding, truth: Truth | None) -> Groups:
+        semantic = self.semantics(embedding, truth)
         order = None
         if self.config.seed_order == "random":
             generator = torch.Generator().manual_seed(semantic.numel())
             order = torch.randperm(semantic.numel(), generator=generator).to(semantic.device)
-        return group_by_distance(
+        found = group_by_distance(
             embedding.pixels,
             semantic,
             threshold=self.config.threshold,
@@ -168,21 +160,9 @@ class PullPush(PixelGrouping):
             norm=self.config.norm,
             order=order,
         )
-
-    def score(self, groups: Tensor, embedding: Embedding, semantic: Tensor) -> Instances:
-        return score_groups(groups, semantic, embedding.probabilities, self.config.scorer, self.config.min_size)
-
-
-def balanced_cross_entropy(logits: Tensor, semantic: Tensor, balance: float) -> Tensor:
-    """Cross-entropy over the pixels that are not 255, a scalar; 0 where there is none.
-
-    ``logits`` (B, C + 1, H, W); ``semantic`` (B, H, W) int64. A pixel of class c weighs (N / N_c)^balance, N_c being
-    the class's pixels in this batch, and the weights are divided by their sum.
-    """
-    counts = torch.bincount(semantic[semantic != IGNORE], minlength=logits.shape[1]).to(logits.dtype)
-    weights = (counts.sum() / counts.clamp(min=1.0)) ** balance
-    total = nn.functional.cross_entropy(logits, semantic, weights, ignore_index=IGNORE, reduction="sum")
-    return total / (weights * counts).sum().clamp(min=1.0)
+        labels = semantic.flatten()[found.seeds]
+        confidence = embedding.probabilities.flatten(1)[labels, found.seeds]
+        return Groups(semantic, found.ids, labels, confidence)
 
 
 def pull_push_loss(
@@ -194,6 +174,9 @@ def pull_push_loss(
     push_margin: float = 3.0,
     norm: int = 2,
     squared: bool = False,
+    together: bool = False,
+    average: str = "instance",
+    gaussian: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The report's L_pull, L_push and L_reg (eq. 1-3), each summed over classes and averaged over the batch.
 
@@ -201,7 +184,10 @@ def pull_push_loss(
     (B, H, W) int64, 0 none, ids unique within an image, each in one class. For the K_c instances of a class with
     means mu_k: L_pull is the mean over instances of the mean over pixels of [|mu_k - e_i| - d_pull]+; L_push the
     mean over ordered pairs of [2 d_push - |mu_k - mu_l|]+ (0 for a single instance); L_reg the mean of |mu_k|.
-    ``squared`` squares both hinges (De Brabandere et al.). Only instances of the same class repel each other.
+    Only instances of the same class repel each other. The relatives: ``squared`` squares both hinges and ``together``
+    makes all instances one class (De Brabandere et al.); ``average`` "pixel" divides the sum of all pull hinges of a
+    class by its number of pixels (Wizaron's code); ``gaussian`` makes the push half the mean of exp(-|mu_k - mu_l|^2)
+    (associative embedding, with the 1e-6 that its code adds to the number of pairs).
     """
     images, dimension = embeddings.shape[:2]
     zero = embeddings.sum() * 0.0  # keeps the graph, so that backward works on an image without instances
@@ -209,6 +195,8 @@ def pull_push_loss(
     if not member.any():
         return zero, zero, zero
     image = torch.arange(images, device=embeddings.device).view(-1, 1, 1).expand_as(instances)[member]
+    if together:
+        semantic = member.long()
     # One number per instance over the whole batch, in the order (image, class, id), and one per (image, class).
     key = torch.stack([image, semantic[member], instances[member]], dim=1)
     triples, index, pixels = key.unique(dim=0, return_inverse=True, return_counts=True)
@@ -219,13 +207,19 @@ def pull_push_loss(
 
     distance = torch.linalg.vector_norm(points - means[index], ord=norm, dim=1)
     hinge = _hinge(distance - pull_margin, squared)
-    pull = ((share / pixels)[index] * hinge).sum()
+    weight = share / pixels
+    if average == "pixel":
+        weight = 1.0 / torch.zeros_like(share).index_add(0, group, pixels.to(share.dtype))[group]
+    pull = (weight[index] * hinge).sum()
 
     same = (group.unsqueeze(0) == group.unsqueeze(1)) & ~torch.eye(len(group), dtype=torch.bool, device=group.device)
     first, second = same.nonzero(as_tuple=True)
     spread = torch.linalg.vector_norm(means[first] - means[second], ord=norm, dim=1)
     pairs = (size[group] * (size[group] - 1))[first].to(points.dtype)
-    push = (_hinge(2.0 * push_margin - spread, squared) / pairs).sum()
+    if gaussian:
+        push = (0.5 * torch.exp(-(spread * spread)) / (pairs + 1e-6)).sum()
+    else:
+        push = (_hinge(2.0 * push_margin - spread, squared) / pairs).sum()
 
     regulariser = (share * torch.linalg.vector_norm(means, ord=norm, dim=1)).sum()
     return pull / images + zero, push / images + zero, regulariser / images + zero
@@ -234,6 +228,15 @@ def pull_push_loss(
 def _hinge(excess: Tensor, squared: bool) -> Tensor:
     positive = excess.clamp(min=0.0)
     return positive * positive if squared else positive
+
+
+@dataclass(frozen=True)
+class DistanceGroups:
+    """The groups of one image, numbered 1..N in the order of discovery."""
+
+    ids: Tensor  # (H, W) int64, 0 for none
+    seeds: Tensor  # (N,) int64 flat index of the pixel that each group started from
+    iterations: Tensor  # (N,) int64 times that the centre was moved to the members' mean
 
 
 def group_by_distance(
@@ -245,38 +248,59 @@ def group_by_distance(
     norm: int = 2,
     order: Tensor | None = None,
     max_iterations: int = 100,
-) -> Tensor:
-    """Center-fixed (``shift`` false) or center-shift grouping of one image; returns (H, W) int64 ids, 0 for none.
+) -> DistanceGroups:
+    """Center-fixed (``shift`` false) or center-shift grouping of one image.
 
     ``embedding`` (K, H, W) floating, ``semantic`` (H, W) int64 with 0 for background. Class by class, ascending:
     the first untagged pixel in ``order`` (a permutation of H*W flat indices; raster order where None) is the seed; the
     untagged pixels within ``threshold`` (<=) of it are its group. With ``shift`` the group's mean replaces the seed and
     the group is formed anew, until the members stay the same (at most ``max_iterations`` times).
-    Ids count up in the order of discovery. A seed that drops out of its own shifted group stays untagged and is the
-    next seed again. The report leaves these rules open; they are ours, fixed by the parity files.
+    A seed that drops out of its own shifted group stays untagged and is the next seed again; where the mean has no
+    pixel near it, the seed is a group alone. The report leaves these rules open; they are ours, fixed by the parity
+    files.
     """
-    flat, points = semantic.flatten(), embedding.flatten(1).t()
+    flat = semantic.flatten()
     rank = torch.arange(flat.numel(), device=flat.device) if order is None else order
-    groups = torch.zeros_like(flat)
-    number = 0
-    for label in flat[flat > 0].unique().tolist():
-        left = rank[flat[rank] == label]  # untagged pixels of the class, in seed order
-        candidates = points[left]
-        while len(left):
-            centre = candidates[0]
-            members = _within(candidates, centre, threshold, norm)
-            for _ in range(max_iterations if shift else 0):
-                before = members
-                members = _within(candidates, candidates[before].mean(0), threshold, norm)
+    rank = rank[flat[rank] > 0]
+    ids = torch.zeros_like(flat)
+    seeds: list[int] = []
+    iterations: list[int] = []
+    for label in flat[rank].unique().tolist():
+        pixels = rank[flat[rank] == label]  # in seed order
+        points = embedding.flatten(1)[:, pixels]
+        # Sorted along the channel that spreads them most, the points near a centre are neighbours: a group looks at
+        # a window instead of at all pixels. What lies outside is further away in that channel alone.
+        axis = int(points.var(1, correction=0).argmax())
+        line, by_line = points[axis].sort()
+        points = points[:, by_line].contiguous()
+        place = torch.empty_like(by_line).scatter_(0, by_line, torch.arange(len(by_line), device=flat.device))
+        number_of = torch.zeros_like(by_line)  # group ids in the order of the line; 0 is untagged
+
+        def near(centre: Tensor, line=line, points=points, number_of=number_of, axis=axis) -> Tensor:
+            reach = threshold + 1e-5 * (threshold + float(centre[axis].abs()))  # more than rounding can move
+            ends = torch.stack([centre[axis] - reach, centre[axis] + reach])
+            start, stop = torch.searchsorted(line, ends).tolist()
+            distance = torch.linalg.vector_norm(points[:, start:stop] - centre.unsqueeze(1), ord=norm, dim=0)
+            free = number_of[start:stop] == 0
+            return start + ((distance <= threshold) & free).nonzero()[:, 0]
+
+        first = 0
+        while True:
+            waiting = number_of[place[first:]] == 0
+            if not waiting.any():
+                break
+            first += int(waiting.to(torch.uint8).argmax())
+            members, moves = near(points[:, place[first]]), 0
+            while shift and len(members) and moves < max_iterations:
+                before, moves = members, moves + 1
+                members = near(points[:, before].mean(1))
                 if torch.equal(members, before):
                     break
-            if not members.any():  # the mean of a ring may have no pixel near it: the seed goes alone
-                members[0] = True
-            number += 1
-            groups[left[members]] = number
-            left, candidates = left[~members], candidates[~members]
-    return groups.view_as(semantic)
-
-
-def _within(points: Tensor, centre: Tensor, threshold: float, norm: int) -> Tensor:
-    return torch.linalg.vector_norm(points - centre, ord=norm, dim=1) <= threshold
+            if not len(members):  # the mean of a ring may have no pixel near it
+                members = place[first : first + 1]
+            seeds.append(int(pixels[first]))
+            iterations.append(moves)
+            number_of[members] = len(seeds)
+        ids[pixels[by_line]] = number_of
+    found = (torch.tensor(values, dtype=torch.int64, device=flat.device) for values in (seeds, iterations))
+    return DistanceGroups(ids.view_as(semantic), *found)

@@ -14,7 +14,7 @@ from conftest import scenes
 from harness.plan import load_method
 from harness.suite import TrainSettings
 from harness.train import load_weights, make_optimizer, save_weights
-from methods.base import Batch, Method
+from methods.base import Batch, Instances, Method
 
 TINY = {
     "pull_push": {
@@ -107,16 +107,11 @@ def test_predictions_have_the_promised_shapes_and_ranges(method: Method) -> None
     assert len(predictions) == 2
     for prediction, size in zip(predictions, sizes.tolist(), strict=True):
         if "instances" in method.tasks:
-            found = prediction.instances
-            count = len(found.scores)
-            assert found.masks.shape == (count, *size)
-            assert found.masks.dtype == torch.bool
-            assert found.labels.shape == (count,)
-            assert found.labels.dtype == torch.int64
-            assert found.scores.dtype == torch.float32
-            assert ((found.labels >= 1) & (found.labels <= CLASSES)).all()
-            assert ((found.scores >= 0) & (found.scores <= 1)).all()
-            assert found.masks.flatten(1).any(1).all(), "an instance without a pixel"
+            check_instances(prediction.instances, size)
+            assert ((prediction.instances.labels >= 1) & (prediction.instances.labels <= CLASSES)).all()
+        if "proposals" in method.tasks:
+            check_instances(prediction.proposals, size)
+            assert (prediction.proposals.labels == 0).all(), "a proposal has no class"
         if "semantic" in method.tasks:
             assert prediction.semantic.shape == tuple(size)
             assert prediction.semantic.dtype == torch.uint8
@@ -124,6 +119,17 @@ def test_predictions_have_the_promised_shapes_and_ranges(method: Method) -> None
         if "boundary" in method.tasks:
             assert prediction.boundary.shape == tuple(size)
             assert ((prediction.boundary >= 0) & (prediction.boundary <= 1)).all()
+
+
+def check_instances(found: Instances, size: list[int]) -> None:
+    count = len(found.scores)
+    assert found.masks.shape == (count, *size)
+    assert found.masks.dtype == torch.bool
+    assert found.labels.shape == (count,)
+    assert found.labels.dtype == torch.int64
+    assert found.scores.dtype == torch.float32
+    assert ((found.scores >= 0) & (found.scores <= 1)).all()
+    assert found.masks.flatten(1).any(1).all(), "an instance without a pixel"
 
 
 def test_predicts_an_image_of_any_size(method: Method) -> None:
@@ -149,7 +155,8 @@ def test_prediction_repeats(method: Method) -> None:
 
 def test_weights_survive_the_file(method: Method, request: pytest.FixtureRequest, tmp_path) -> None:
     batch = scenes(1)
-    expected = method.eval().predict(batch.images, batch.sizes)[0]
+    method.eval().prepare(iter([batch]))
+    expected = method.predict(batch.images, batch.sizes)[0]
     save_weights(method, tmp_path / "weights.safetensors")
     torch.manual_seed(1)
     other = type(method)(method.config, CLASSES)

@@ -10,13 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from methods.base import MethodError
-from methods.pull_push import (
-    PullPush,
-    PullPushConfig,
-    balanced_cross_entropy,
-    group_by_distance,
-    pull_push_loss,
-)
+from methods.grouping import balanced_cross_entropy
+from methods.pull_push import PullPush, PullPushConfig, group_by_distance, pull_push_loss
 
 # One row of six pixels, one embedding channel: instance 1 at 0, 1; instance 2 at 4, 4 (same class 1);
 # instance 3 at 9 (class 2); the last pixel is background.
@@ -83,31 +78,31 @@ def test_center_fixed_takes_what_is_near_the_seed() -> None:
     groups = group_by_distance(
         line([0.0, 0.9, 1.0, 1.5, 2.4, 9.0]), torch.ones(1, 6).long(), threshold=1.0, shift=False
     )
-    assert groups.tolist() == [[1, 1, 1, 2, 2, 3]]
+    assert groups.ids.tolist() == [[1, 1, 1, 2, 2, 3]]
 
 
 def test_center_shift_moves_to_the_mean_until_the_members_stay() -> None:
     # Seed 0 takes 0, 0.9, 1.0 with mean 0.633: now 1.5 is within 1 as well, mean 0.85: members stay.
     groups = group_by_distance(line([0.0, 0.9, 1.0, 1.5, 2.4, 9.0]), torch.ones(1, 6).long(), threshold=1.0, shift=True)
-    assert groups.tolist() == [[1, 1, 1, 1, 2, 3]]
+    assert groups.ids.tolist() == [[1, 1, 1, 1, 2, 3]]
 
 
 def test_a_seed_outside_its_shifted_group_is_the_next_seed() -> None:
     # Seed 0 takes 0 and 1 (mean 0.5 reaches 1.5); then the mean of 0, 1, 1.4, 1.5 is 0.975, and so on upwards until the
     # group is 1, 1.4, 1.5, 1.9, 2 with mean 1.56, which excludes the seed 0; alone, it becomes group 2.
     groups = group_by_distance(line([0.0, 1.0, 1.4, 1.5, 1.9, 2.0]), torch.ones(1, 6).long(), threshold=1.0, shift=True)
-    assert groups.tolist() == [[2, 1, 1, 1, 1, 1]]
+    assert groups.ids.tolist() == [[2, 1, 1, 1, 1, 1]]
 
 
 def test_classes_and_background_never_mix() -> None:
     groups = group_by_distance(line([0.0, 0.0, 0.0, 0.0]), torch.tensor([[2, 1, 0, 2]]), threshold=1.0, shift=True)
-    assert groups.tolist() == [[2, 1, 0, 2]]  # class 1 first, then class 2; background has no group
+    assert groups.ids.tolist() == [[2, 1, 0, 2]]  # class 1 first, then class 2; background has no group
 
 
 def test_order_chooses_the_seed() -> None:
     order = torch.tensor([1, 0, 2])
     groups = group_by_distance(line([0.0, 0.8, 1.6]), torch.ones(1, 3).long(), threshold=1.0, shift=False, order=order)
-    assert groups.tolist() == [[1, 1, 1]]  # from 0.8 both ends are near; from 0.0 the far end would not be
+    assert groups.ids.tolist() == [[1, 1, 1]]  # from 0.8 both ends are near; from 0.0 the far end would not be
 
 
 @settings(max_examples=30, deadline=None)
@@ -117,9 +112,11 @@ def test_every_semantic_pixel_gets_exactly_one_group(seed: int, shift: bool, thr
     embedding = torch.randn(2, 5, 8, generator=generator, dtype=torch.float64)
     semantic = torch.randint(0, 3, (5, 8), generator=generator)
     groups = group_by_distance(embedding, semantic, threshold=threshold, shift=shift, norm=norm)
-    assert ((groups > 0) == (semantic > 0)).all()
-    for number in groups[groups > 0].unique():
-        assert len(semantic[groups == number].unique()) == 1
+    ids = groups.ids
+    assert ((ids > 0) == (semantic > 0)).all()
+    assert sorted(ids[ids > 0].unique().tolist()) == list(range(1, len(groups.seeds) + 1))
+    for number in ids[ids > 0].unique():
+        assert len(semantic[ids == number].unique()) == 1
 
 
 def test_balanced_cross_entropy_worked_by_hand() -> None:
