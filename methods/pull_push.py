@@ -272,35 +272,45 @@ def group_by_distance(
         # a window instead of at all pixels. What lies outside is further away in that channel alone.
         axis = int(points.var(1, correction=0).argmax())
         line, by_line = points[axis].sort()
-        points = points[:, by_line].contiguous()
-        place = torch.empty_like(by_line).scatter_(0, by_line, torch.arange(len(by_line), device=flat.device))
-        number_of = torch.zeros_like(by_line)  # group ids in the order of the line; 0 is untagged
+        points = points[:, by_line]
+        free = torch.ones_like(line, dtype=torch.bool)  # untagged, along the line
+        numbers = torch.zeros_like(pixels)  # group ids, in seed order
 
-        def near(centre: Tensor, line=line, points=points, number_of=number_of, axis=axis) -> Tensor:
-            reach = threshold + 1e-5 * (threshold + float(centre[axis].abs()))  # more than rounding can move
-            ends = torch.stack([centre[axis] - reach, centre[axis] + reach])
+        def near(centre: Tensor, line=line, points=points, free=free, axis=axis) -> Tensor:
+            middle = float(centre[axis])
+            reach = threshold + 1e-5 * (threshold + abs(middle))  # more than rounding can move
+            ends = line.new_tensor([middle - reach, middle + reach])
             start, stop = torch.searchsorted(line, ends).tolist()
-            distance = torch.linalg.vector_norm(points[:, start:stop] - centre.unsqueeze(1), ord=norm, dim=0)
-            free = number_of[start:stop] == 0
-            return start + ((distance <= threshold) & free).nonzero()[:, 0]
+            offset = points[:, start:stop] - centre.unsqueeze(1)
+            # Written out: torch's vector_norm over the first of two axes takes several times as long.
+            distance = offset.square_().sum(0).sqrt_() if norm == 2 else offset.abs_().sum(0)
+            return ((distance <= threshold) & free[start:stop]).nonzero()[:, 0].add_(start)
 
-        first = 0
-        while True:
-            waiting = number_of[place[first:]] == 0
-            if not waiting.any():
-                break
-            first += int(waiting.to(torch.uint8).argmax())
-            members, moves = near(points[:, place[first]]), 0
+        first = _next_zero(numbers, 0)
+        while first is not None:
+            pixel = pixels[first]
+            members, moves = near(embedding.flatten(1)[:, pixel]), 0
             while shift and len(members) and moves < max_iterations:
                 before, moves = members, moves + 1
                 members = near(points[:, before].mean(1))
                 if torch.equal(members, before):
                     break
             if not len(members):  # the mean of a ring may have no pixel near it
-                members = place[first : first + 1]
-            seeds.append(int(pixels[first]))
+                members = (by_line == first).nonzero()[:, 0]
+            seeds.append(int(pixel))
             iterations.append(moves)
-            number_of[members] = len(seeds)
-        ids[pixels[by_line]] = number_of
+            free[members] = False
+            numbers[by_line[members]] = len(seeds)
+            first = _next_zero(numbers, first)
+        ids[pixels] = numbers
     found = (torch.tensor(values, dtype=torch.int64, device=flat.device) for values in (seeds, iterations))
     return DistanceGroups(ids.view_as(semantic), *found)
+
+
+def _next_zero(values: Tensor, start: int, step: int = 4096) -> int | None:
+    """The first place from ``start`` on where ``values`` (n,) is 0, or None; reads no further than it must."""
+    for begin in range(start, len(values), step):
+        zero = values[begin : begin + step] == 0
+        if zero.any():
+            return begin + int(zero.to(torch.uint8).argmax())
+    return None

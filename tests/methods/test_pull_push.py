@@ -9,6 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.cases.pull_push import plain_group_by_distance
+from conftest import scenes
 from methods.base import MethodError
 from methods.grouping import balanced_cross_entropy
 from methods.pull_push import PullPush, PullPushConfig, group_by_distance, pull_push_loss
@@ -69,6 +71,40 @@ def test_pull_and_push_do_not_see_a_translation(seed: int, offset: float) -> Non
     assert here[1].item() == pytest.approx(there[1].item(), abs=1e-9)
 
 
+def test_relatives_worked_by_hand() -> None:
+    # All in one class: means 0.5, 4, 9 in K = 3. Pull as before, 0.3 on each pixel of instance 1: mean over instances
+    # 0.1, mean over the 5 object pixels 0.12. Push: 6 - 3.5 and 6 - 5 for both orders of two pairs, over 6.
+    pull, push, norm = pull_push_loss(EMBEDDING, SEMANTIC, INSTANCES, together=True)
+    assert (pull.item(), push.item(), norm.item()) == pytest.approx((0.1, 2 * (2.5 + 1.0) / 6, 13.5 / 3))
+    assert pull_push_loss(EMBEDDING, SEMANTIC, INSTANCES, together=True, average="pixel")[0].item() == pytest.approx(
+        0.12
+    )
+    # exp(-3.5^2) over both orders of the only pair of class 1, halved, over K (K - 1) = 2.
+    push = pull_push_loss(EMBEDDING, SEMANTIC, INSTANCES, gaussian=True)[1].item()
+    assert push == pytest.approx(math.exp(-(3.5**2)) / 2, rel=1e-6)
+
+
+def test_settings_of_relatives_reach_the_loss() -> None:
+    small = {"encoder": "tf_efficientnet_lite0", "decoder": "FPN", "decoder_channels": 64, "pretrained": False}
+    torch.manual_seed(0)
+    values = {}
+    for name, change in {
+        "report": {},
+        "all": {"repel": "all"},
+        "pixel": {"average": "pixel"},
+        "gaussian": {"push": "gaussian"},
+        "squared": {"hinge": "squared"},
+        "half": {"push_weight": 0.5},
+    }.items():
+        torch.manual_seed(0)
+        method = PullPush(PullPushConfig(**small, **change), 6).eval()
+        values[name] = {term: value.item() for term, value in method.loss(scenes(1)).items()}
+    assert values["half"]["push"] == pytest.approx(0.5 * values["report"]["push"])
+    assert values["pixel"]["pull"] != pytest.approx(values["report"]["pull"], rel=1e-3)
+    for name in ("all", "gaussian", "squared"):
+        assert values[name]["push"] != pytest.approx(values["report"]["push"], rel=1e-3), name
+
+
 def line(values: list[float]) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float64).view(1, 1, -1)
 
@@ -113,6 +149,8 @@ def test_every_semantic_pixel_gets_exactly_one_group(seed: int, shift: bool, thr
     semantic = torch.randint(0, 3, (5, 8), generator=generator)
     groups = group_by_distance(embedding, semantic, threshold=threshold, shift=shift, norm=norm)
     ids = groups.ids
+    plain = plain_group_by_distance(embedding, semantic, threshold=threshold, shift=shift, norm=norm)
+    assert torch.equal(ids, plain)  # looking at a window along one channel changes nothing
     assert ((ids > 0) == (semantic > 0)).all()
     assert sorted(ids[ids > 0].unique().tolist()) == list(range(1, len(groups.seeds) + 1))
     for number in ids[ids > 0].unique():
