@@ -194,15 +194,18 @@ def pull_push_loss(
     member = (instances > 0) & (semantic > 0) & (semantic != IGNORE)
     if not member.any():
         return zero, zero, zero
-    image = torch.arange(images, device=embeddings.device).view(-1, 1, 1).expand_as(instances)[member]
     if together:
         semantic = member.long()
+    image = torch.arange(images, device=embeddings.device).view(-1, 1, 1).expand_as(instances)[member]
     # One number per instance over the whole batch, in the order (image, class, id), and one per (image, class).
-    key = torch.stack([image, semantic[member], instances[member]], dim=1)
-    triples, index, pixels = key.unique(dim=0, return_inverse=True, return_counts=True)
-    _, group, size = triples[:, :2].unique(dim=0, return_inverse=True, return_counts=True)
+    ids, classes = int(instances.max()) + 1, int(semantic[member].max()) + 1
+    key = (image * classes + semantic[member]) * ids + instances[member]
+    counts = torch.bincount(key, minlength=images * classes * ids)
+    present = counts.nonzero()[:, 0]
+    index, pixels = (counts > 0).cumsum(0)[key] - 1, counts[present]
+    _, group, size = (present // ids).unique(return_inverse=True, return_counts=True)
     points = embeddings.permute(0, 2, 3, 1)[member]  # (P, K)
-    means = points.new_zeros(len(triples), dimension).index_add(0, index, points) / pixels.unsqueeze(1)
+    means = points.new_zeros(len(present), dimension).index_add(0, index, points) / pixels.unsqueeze(1)
     share = 1.0 / size[group].to(points.dtype)  # 1 / K_c for every instance
 
     distance = torch.linalg.vector_norm(points - means[index], ord=norm, dim=1)

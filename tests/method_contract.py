@@ -9,8 +9,8 @@ import dataclasses
 
 import pytest
 import torch
+from scenes import scenes
 
-from conftest import scenes
 from harness.plan import load_method
 from harness.suite import TrainSettings
 from harness.train import load_weights, make_optimizer, save_weights

@@ -8,9 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scenes import scenes
 
 from benchmarks.cases.pull_push import plain_group_by_distance
-from conftest import scenes
 from methods.base import MethodError
 from methods.grouping import balanced_cross_entropy
 from methods.pull_push import PullPush, PullPushConfig, group_by_distance, pull_push_loss
