@@ -39,6 +39,7 @@ from harness.suite import (
     check,
 )
 from methods.base import Method
+from methods.grouping import GroupingConfig
 
 _STEP_CODE = {
     "train": ("harness/train.py", "harness/batches.py", "datasets/transforms.py"),
@@ -142,7 +143,8 @@ def resolve(suite: Suite, request: Request) -> tuple[str, Preset, list[tuple[Row
         method = load_method(row.method)
         changes = preset.methods.get(row.method, RowPreset())
         own = overrides.of(row_name, row.method)
-        config = {**changes.config, **row.config, **own["config"]}
+        shared = preset.grouping if issubclass(method.Config, GroupingConfig) else {}
+        config = {**shared, **changes.config, **row.config, **own["config"]}
         # As JSON has it, so that the cell's process reads back what was planned.
         resolved = json.loads(json.dumps(dataclasses.asdict(build_config(method.Config, config, row_name))))
         train = check(TrainSettings, {**preset.train.model_dump(), **changes.train, **own["train"]}, "train")

@@ -139,7 +139,11 @@ class Data(Spec):
 
 
 class Preset(Spec):
-    """How much to spend: data, recipe, seeds, and a time limit for one cell in seconds."""
+    """How much to spend: data, recipe, seeds, and a time limit for one cell in seconds.
+
+    ``grouping`` holds settings for every method whose config extends `GroupingConfig`, a plugin's too; ``methods`` for
+    one method.
+    """
 
     description: str
     seeds: tuple[int, ...] = (0,)
@@ -149,6 +153,7 @@ class Preset(Spec):
     train: TrainSettings = TrainSettings()
     predict: PredictSettings = PredictSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    grouping: dict[str, Any] = {}
     methods: dict[str, RowPreset] = {}
 
 
