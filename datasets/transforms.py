@@ -20,7 +20,8 @@ _LUMA = np.array([0.299, 0.587, 0.114])  # weights of red, green, blue in grey (
 class Augmentation:
     """A training recipe for `augment`.
 
-    ``crop``: side in pixels of the square that is cut out (None: no crop). ``scale``: range of the factor by which the
+    ``crop``: side in pixels of the square that is cut out (None: no crop), with ``around_instances`` centred on a
+    random instance where there is one. ``scale``: range of the factor by which the
     image is resized before. ``flip``: probability of a left-right mirror. ``color``: strength of `color_jitter`, 0..1.
     Raises ValueError for values outside these ranges.
     """
@@ -29,6 +30,7 @@ class Augmentation:
     scale: tuple[float, float]
     flip: float
     color: float
+    around_instances: bool = False
 
     def __post_init__(self) -> None:
         if self.crop is not None and self.crop < 1:
@@ -41,7 +43,7 @@ class Augmentation:
 def augment(sample: Sample, rng: np.random.Generator, recipe: Augmentation) -> Sample:
     """Scale and crop, flip, then colours, as ``recipe`` says."""
     if recipe.crop is not None:
-        sample = random_scale_crop(sample, rng, recipe.crop, recipe.scale)
+        sample = random_scale_crop(sample, rng, recipe.crop, recipe.scale, recipe.around_instances)
     elif tuple(recipe.scale) != (1.0, 1.0):
         sample = random_scale(sample, rng, recipe.scale)
     if recipe.flip > 0.0:
@@ -63,16 +65,27 @@ def random_scale(sample: Sample, rng: np.random.Generator, scale: tuple[float, f
 
 
 def random_scale_crop(
-    sample: Sample, rng: np.random.Generator, size: int, scale: tuple[float, float] = (0.5, 2.0)
+    sample: Sample,
+    rng: np.random.Generator,
+    size: int,
+    scale: tuple[float, float] = (0.5, 2.0),
+    around_instances: bool = False,
 ) -> Sample:
     """Resize by a factor uniform in ``scale`` and cut out ``size`` x ``size`` pixels at a uniform place.
 
+    With ``around_instances`` the square is centred on the mean pixel of an instance, drawn uniformly, as far as it
+    stays inside the image (Spatial Embeddings' first stage); an image without instances is cut as without it.
     Where the image is smaller, it lies at a uniform place inside the result; around it is the image's mean colour,
     `IGNORE` in ``semantic`` and 0 in ``instances``. Attributes become None.
     """
     _check_scale(scale)
     height, width = _scaled(sample, rng.uniform(*scale))
-    top, left = (int(rng.integers(min(0, side - size), max(0, side - size) + 1)) for side in (height, width))
+    free = [(min(0, side - size), max(0, side - size)) for side in (height, width)]
+    top, left = (int(rng.integers(low, high + 1)) for low, high in free)
+    if around_instances and sample.instances.any():
+        centre = _random_centre(sample.instances, rng) * (height, width)
+        corner = np.round(centre - size / 2).astype(int)
+        top, left = (int(np.clip(at, *ends)) for at, ends in zip(corner, free, strict=True))
     rows = slice(max(top, 0), min(top + size, height))
     columns = slice(max(left, 0), min(left + size, width))
     piece = _window(sample, (height, width), rows, columns)
@@ -84,6 +97,13 @@ def random_scale_crop(
     inside = np.s_[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
     image[inside], semantic[inside], instances[inside] = piece.image, piece.semantic, piece.instances
     return replace(piece, image=image, semantic=semantic, instances=instances)
+
+
+def _random_centre(instances: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The mean pixel of a random instance as a share of height and width, (2,) float64."""
+    ids = np.unique(instances)
+    rows, columns = np.nonzero(instances == rng.choice(ids[ids > 0]))
+    return (np.array([rows.mean(), columns.mean()]) + 0.5) / instances.shape
 
 
 def flip(sample: Sample) -> Sample:

@@ -16,17 +16,19 @@ from methods.base import Batch
 class TrainStream(TorchDataset):
     """The endless training sequence as a finite map: position -> augmented sample, a function of the seed alone.
 
-    Position p is image ``permutation(epoch)[p mod n]``; neither workers nor resuming change what comes where.
+    Position p is image ``permutation(epoch)[p mod n]``; neither workers nor resuming change what comes where. A later
+    stage begins at position ``start``.
     """
 
-    def __init__(self, dataset: Dataset, length: int, seed: int, recipe: Augmentation) -> None:
-        self.dataset, self.length, self.seed, self.recipe = dataset, length, seed, recipe
+    def __init__(self, dataset: Dataset, length: int, seed: int, recipe: Augmentation, start: int = 0) -> None:
+        self.dataset, self.length, self.seed, self.recipe, self.start = dataset, length, seed, recipe, start
         self._epoch: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
 
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, position: int) -> Sample:
+    def __getitem__(self, index: int) -> Sample:
+        position = self.start + index
         epoch, place = divmod(position, len(self.dataset))
         if self._epoch[0] != epoch:
             order = np.random.default_rng([self.seed, 1, epoch]).permutation(len(self.dataset))

@@ -50,13 +50,29 @@ class VocOptions(Spec):
 DATA_OPTIONS: dict[str, type[Spec]] = {"shapes": ShapesOptions, "voc": VocOptions}
 
 
+class Stage(Spec):
+    """A later stage of a training: what it changes of the first one's settings; it goes on with the weights alone."""
+
+    steps: int = Field(ge=1)
+    batch_size: int | None = Field(None, ge=1)
+    learning_rate: float | None = Field(None, gt=0)
+    pretrained_rate: float | None = Field(None, ge=0)
+    warmup: float | None = Field(None, ge=0, lt=1)
+    crop: int | None = Field(None, ge=0)
+    around_instances: bool | None = None
+    frozen_statistics: bool | None = None
+
+
 class TrainSettings(Spec):
     """The recipe of one training. ``steps`` of ``batch_size`` images; learning rates follow ``schedule``.
 
     ``pretrained_rate`` multiplies the rate of parameters that start pretrained; ``clip`` is the largest gradient norm
-    (0: no clipping). Augmentation: ``crop`` in pixels (0: none), ``scale`` range of the random resize before it,
-    ``flip`` probability, ``color`` jitter strength in 0..1. Methods that look at the training images once more after
-    training (`Method.prepare`) see ``prepare_images`` of them (0: all), resized to ``prepare_side`` pixels (0: not).
+    (0: no clipping). Augmentation: ``crop`` in pixels (0: none), centred on a random instance with
+    ``around_instances``; ``scale`` range of the random resize before it, ``flip`` probability, ``color`` jitter
+    strength in 0..1. With ``frozen_statistics`` batch normalisation keeps its running mean and variance. ``then`` are
+    later stages, such as a fine-tuning on larger crops at a lower rate. Methods that look at the training images once
+    more after training (`Method.prepare`) see ``prepare_images`` of them (0: all), resized to ``prepare_side`` pixels
+    (0: not).
     """
 
     steps: int = Field(1000, ge=1)
@@ -69,9 +85,12 @@ class TrainSettings(Spec):
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps that warm up")
     clip: float = Field(5.0, ge=0)
     crop: int = Field(0, ge=0)
+    around_instances: bool = False
     scale: tuple[float, float] = (1.0, 1.0)
     flip: float = Field(0.5, ge=0, le=1)
     color: float = Field(0.0, ge=0, le=1)
+    frozen_statistics: bool = False
+    then: tuple[Stage, ...] = ()
     prepare_images: int = Field(0, ge=0)
     prepare_side: int = Field(0, ge=0)
     workers: int = Field(0, ge=0, description="loader processes; the result does not depend on it")
@@ -84,7 +103,18 @@ class TrainSettings(Spec):
             raise ValueError(f"scale must be [low, high] with 0 < low <= high, not {list(self.scale)}")
         if not self.crop and self.scale != (1.0, 1.0):
             raise ValueError("scale needs a crop, or the images of a batch would differ in size: set train.crop")
+        if self.around_instances and not self.crop:
+            raise ValueError("around_instances says where the crop is: set train.crop")
+        for stage in self.then:
+            self._with(stage)
         return self
+
+    def stages(self) -> list[TrainSettings]:
+        """The settings of every stage, each without later ones."""
+        return [self.model_copy(update={"then": ()}), *(self._with(stage) for stage in self.then)]
+
+    def _with(self, stage: Stage) -> TrainSettings:
+        return TrainSettings(**{**self.model_dump(), "then": (), **stage.model_dump(exclude_none=True)})
 
 
 class PredictSettings(Spec):

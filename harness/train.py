@@ -50,13 +50,56 @@ def train(method: Method, data: Dataset, settings: TrainSettings, seed: int, pro
     fabric = Fabric(accelerator="auto", devices=1, precision=settings.precision)
     method.initialise()
     method.to(memory_format=torch.channels_last)
-    optimizer = make_optimizer(method, settings)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(settings, step))
-    model, optimizer = fabric.setup(method, optimizer)
+    stages = settings.stages()
+    steps = sum(stage.steps for stage in stages)
+    model = fabric.setup_module(method)
     model.mark_forward_method("loss")
+    losses: dict[str, float] = {}
+    done = images = 0
+    for stage in stages:
+        seen = done
+
+        def report(step: int, seen: int = seen) -> None:
+            progress(seen + step, steps)
+
+        losses = _run(fabric, model, data, stage, seed, images, report)
+        done, images = done + stage.steps, images + stage.steps * stage.batch_size
+    model.eval()
+    with torch.inference_mode():
+        method.prepare(batch.to(fabric.device) for batch in _as_they_are(data, settings))
+    return TrainCost(
+        seconds=time.perf_counter() - start,
+        steps=steps,
+        parameters=sum(parameter.numel() for parameter in method.parameters()),
+        peak_memory=peak_memory(),
+        losses=losses,
+        weights_digest=weights_digest(method),
+        environment=environment(fabric.device.type == "cuda"),
+    )
+
+
+def _run(
+    fabric: Fabric,
+    model: torch.nn.Module,
+    data: Dataset,
+    settings: TrainSettings,
+    seed: int,
+    first_image: int,
+    report: Callable[[int], None],
+) -> dict[str, float]:
+    """One stage: an optimiser and a schedule of its own. Returns the loss terms of its last step."""
+    optimizer = make_optimizer(model.module, settings)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(settings, step))
+    optimizer = fabric.setup_optimizers(optimizer)
     model.train()
-    recipe = Augmentation(settings.crop or None, settings.scale, settings.flip, settings.color)
-    stream = TrainStream(data, settings.steps * settings.batch_size, seed, recipe)
+    if settings.frozen_statistics:
+        for module in model.modules():
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                module.eval()
+    recipe = Augmentation(
+        settings.crop or None, settings.scale, settings.flip, settings.color, settings.around_instances
+    )
+    stream = TrainStream(data, settings.steps * settings.batch_size, seed, recipe, first_image)
     loader = DataLoader(
         stream, settings.batch_size, shuffle=False, num_workers=settings.workers, collate_fn=_stack, pin_memory=False
     )
@@ -75,19 +118,8 @@ def train(method: Method, data: Dataset, settings: TrainSettings, seed: int, pro
         schedule.step()
         if step % 10 == 0 or step == settings.steps:
             losses = {name: float(value.detach()) for name, value in terms.items()}
-            progress(step, settings.steps)
-    model.eval()
-    with torch.inference_mode():
-        method.prepare(batch.to(fabric.device) for batch in _as_they_are(data, settings))
-    return TrainCost(
-        seconds=time.perf_counter() - start,
-        steps=settings.steps,
-        parameters=sum(parameter.numel() for parameter in method.parameters()),
-        peak_memory=peak_memory(),
-        losses=losses,
-        weights_digest=weights_digest(method),
-        environment=environment(fabric.device.type == "cuda"),
-    )
+            report(step)
+    return losses
 
 
 def _as_they_are(data: Dataset, settings: TrainSettings) -> Iterator[Batch]:

@@ -124,6 +124,29 @@ class TestResize:
 
 
 class TestScaleCrop:
+    def test_around_instances_the_crop_is_centred_on_one_of_them(self) -> None:
+        sample = scene(0, 40, 60)
+        instances = np.zeros((40, 60), np.int32)
+        instances[10:13, 20:23], instances[36:40, 56:60] = (
+            1,
+            2,
+        )  # mean pixels (11, 21) and, near the corner, (37.5, 57.5)
+        sample = replace(sample, instances=instances, semantic=(instances > 0).astype(np.uint8))
+        shapes = set()
+        for seed in range(20):
+            piece = random_scale_crop(sample, np.random.default_rng(seed), 9, (1.0, 1.0), around_instances=True)
+            rows, columns = np.nonzero(piece.instances)
+            shapes.add((rows.min(), rows.max(), columns.min(), columns.max()))
+        # The first lies in the middle of its crop; the second's crop is pushed back inside the image.
+        assert shapes == {(3, 5, 3, 5), (5, 8, 5, 8)}
+
+    def test_around_instances_without_any_is_the_plain_crop(self) -> None:
+        sample = replace(scene(0, 40, 60), instances=np.zeros((40, 60), np.int32))
+        one, other = (
+            random_scale_crop(sample, np.random.default_rng(1), 9, (0.5, 2.0), around) for around in (True, False)
+        )
+        assert_equal(one, other)
+
     def test_a_crop_is_a_window_of_the_sample(self) -> None:
         sample = scene(3, 20, 30)
         positions = np.arange(600).reshape(20, 30)

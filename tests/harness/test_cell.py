@@ -7,13 +7,24 @@ import io
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from datasets.shapes import Shapes
+from datasets.transforms import Augmentation
+from harness.batches import TrainStream
 from harness.cell import CellPlan, Reporter, run_cell
 from harness.plan import Request, plan, resolve
 from harness.record import TrainCost, read_summary
 from harness.store import STEPS, Store
 from harness.suite import load_suite, parse_overrides
 
+# Two stages, the second with larger crops, a lower rate and the statistics of the first.
+STAGED = [
+    "train.crop=32",
+    "train.around_instances=true",
+    "train.then=[{steps = 2, crop = 48, around_instances = false, learning_rate = 1e-4, frozen_statistics = true}]",
+]
 TINY = ["train.steps=3", "train.batch_size=2", "data.train_images=5", "data.val_images=2", "data.size=64"]
 
 
@@ -44,3 +55,20 @@ def test_the_seed_decides_weights_and_predictions(tmp_path: Path, row: str) -> N
 def test_loader_processes_change_nothing(tmp_path: Path) -> None:
     alone = outcome(tmp_path / "alone", "pull_push_shift")
     assert outcome(tmp_path / "helped", "pull_push_shift", "train.workers=2") == alone
+
+
+def test_a_later_stage_goes_on_with_the_weights_and_keeps_the_statistics(tmp_path: Path) -> None:
+    (short, _), (longer, _) = (outcome(tmp_path / "run", "pull_push_shift", *STAGED[:count]) for count in (2, 3))
+    assert short != longer
+    folders = sorted((tmp_path / "run" / "steps" / "train").iterdir())
+    costs = {read_summary(folder, TrainCost).steps: load_file(folder / "weights.safetensors") for folder in folders}
+    assert set(costs) == {3, 5}
+    moved = [name for name, tensor in costs[3].items() if not torch.equal(tensor, costs[5][name])]
+    assert any(name.endswith("weight") for name in moved)
+    assert not any("running" in name for name in moved)
+
+
+def test_images_of_a_later_stage_follow_those_of_the_first() -> None:
+    data, recipe = Shapes("train", 7, "easy", 32, 0), Augmentation(None, (1.0, 1.0), 0.0, 0.0)
+    whole, rest = TrainStream(data, 10, 0, recipe), TrainStream(data, 6, 0, recipe, start=4)
+    assert [whole[index].image_id for index in range(4, 10)] == [rest[index].image_id for index in range(6)]
