@@ -1,0 +1,58 @@
+"""Every method learns eight scenes by heart: what its loss asks for and what its grouping finds fit together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datasets.shapes import Shapes
+from harness.evaluate import evaluate
+from harness.plan import load_method
+from harness.predict import FILE, predict
+from harness.suite import EvaluateSettings, PredictSettings, TrainSettings, build_config, load_suite
+from harness.train import build_method, train
+
+IMAGES = 8
+STEPS = {"pull_push": 250, "mask_rcnn": 300}
+CONFIG: dict[str, dict[str, Any]] = {}  # beside what the preset quick says
+
+
+def learn(name: str, folder: Path) -> Shapes:
+    """Train on eight scenes as the preset quick of suite shapes does, and predict the same eight."""
+    preset = load_suite("shapes").presets["quick"]
+    data = Shapes("train", IMAGES, "easy", 128, 0)
+    method_class = load_method(name)
+    shared = {} if name == "mask_rcnn" else preset.grouping
+    config = build_config(method_class.Config, {**shared, **preset.methods[name].config, **CONFIG.get(name, {})}, name)
+    recipe = {**preset.train.model_dump(), **preset.methods[name].train, "steps": STEPS[name], "flip": 0.0}
+    method = build_method(method_class, config, len(data.info.categories), seed=0)
+    train(method, data, TrainSettings(**recipe), 0, lambda done, total: None)
+    predict(method, data, PredictSettings(), folder, lambda done, total: None)
+    return data
+
+
+def mean_iou(data: Shapes, folder: Path) -> float:
+    """Mean over the classes that occur, background among them, of intersection over union in all images together."""
+    size = len(data.info.categories) + 1
+    table = np.zeros((size, size), np.int64)
+    for index in range(len(data)):
+        sample = data[index]
+        found = np.array(Image.open(folder / "semantic" / f"{sample.image_id}.png"))
+        table += np.bincount(
+            sample.semantic.ravel() * size + found.ravel().astype(np.int64), minlength=size**2
+        ).reshape(size, size)
+    union = table.sum(0) + table.sum(1) - table.diagonal()
+    return float((table.diagonal() / union)[table.sum(1) > 0].mean())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", [name for name in STEPS if name != "segsort"])
+def test_learns_instances(name: str, tmp_path: Path) -> None:
+    data = learn(name, tmp_path)
+    found = evaluate(data, tmp_path / FILE, EvaluateSettings(resamples=0), tmp_path / "m.npz", lambda done, total: None)
+    assert found.metrics["ap_r_50"].value >= 0.9
