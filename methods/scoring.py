@@ -39,8 +39,13 @@ def score_groups(
     """
     if scorer not in SCORERS:
         raise ValueError(f"unknown scorer {scorer!r}; available: {', '.join(SCORERS)}")
-    group, pixel, count = _members(groups.masks)
-    sizes = torch.bincount(group, minlength=count)
+    overlapping = groups.masks.dtype == torch.bool
+    if overlapping and groups.labels is not None and scorer in ("seed", "constant"):
+        group = pixel = groups.labels.new_zeros(0)  # not asked for, and the longest part of the work
+        count, sizes = len(groups.masks), groups.masks.flatten(1).sum(1)
+    else:
+        group, pixel, count = _members(groups.masks)
+        sizes = torch.bincount(group, minlength=count)
     labels, named = groups.labels, sizes > 0
     if labels is None:
         labels, named = _vote(group, groups.semantic.flatten()[pixel], count, len(probabilities))
@@ -62,8 +67,10 @@ def score_groups(
     kept = (named & (sizes >= max(min_size, 1))).nonzero()[:, 0]
     if len(kept) > most:
         kept = kept[scores[kept].argsort(descending=True, stable=True)[:most]].sort().values
-    overlapping = groups.masks.dtype == torch.bool
-    masks = groups.masks[kept] if overlapping else groups.masks.unsqueeze(0) == (kept + 1).view(-1, 1, 1)
+    if overlapping:
+        masks = groups.masks if len(kept) == count else groups.masks[kept]
+    else:
+        masks = groups.masks.unsqueeze(0) == (kept + 1).view(-1, 1, 1)
     return Instances(masks, labels[kept], scores[kept].float().clamp(0.0, 1.0))
 
 

@@ -59,6 +59,10 @@ def test_seed_values_and_constants() -> None:
     groups = Groups(SEMANTIC, IDS, confidence=torch.tensor([0.25, 0.5, 0.75]))
     assert score_groups(groups, PROBABILITIES, "seed").scores.tolist() == [0.25, 0.5]
     assert score_groups(groups, PROBABILITIES, "constant").scores.tolist() == [1.0, 1.0]
+    named = Groups(SEMANTIC, AS_MASKS, torch.tensor([1, 2, 2]), groups.confidence)
+    found = score_groups(named, PROBABILITIES, "seed", min_size=3)
+    assert found.scores.tolist() == [0.25]
+    assert torch.equal(found.masks, AS_MASKS[:1])
 
 
 def test_small_groups_and_all_beyond_the_best_are_dropped() -> None:
