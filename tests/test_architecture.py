@@ -82,6 +82,7 @@ def test_dependencies_import_after_our_own_packages() -> None:
     names = [re.split(r"[<>=!]", line)[0].strip() for line in project["dependencies"]]
     modules = {
         "pillow": "PIL",
+        "scikit-image": "skimage",
         "lightning-fabric": "lightning_fabric",
         "segmentation-models-pytorch": "segmentation_models_pytorch",
     }
