@@ -11,6 +11,9 @@ from pathlib import Path
 METHODS = {
     "mask_rcnn": "methods.mask_rcnn:MaskRCNN",
     "pull_push": "methods.pull_push:PullPush",
+    "recurrent_mean_shift": "methods.recurrent_mean_shift:RecurrentMeanShift",
+    "spatial_embeddings": "methods.spatial_embeddings:SpatialEmbeddings",
+    "segsort": "methods.segsort:SegSort",
 }
 ENTRY_POINTS = "groupbench.methods"  # the group under which an installed package may offer a method
 

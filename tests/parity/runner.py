@@ -22,7 +22,12 @@ TOLERANCE = 1e-9
 # Pattern of a case's name -> module of this folder. Its ``check(paths: list[Path]) -> int`` compares one case, raises
 # AssertionError where it differs, and returns how many values it compared. Modules are imported when a case needs them.
 CHECKERS = {
+    "nv_meanshift_*": "nv_meanshift",
     "pullpush_*": "pullpush",
+    "rpe_*": "rpe",
+    "lovasz_hinge*": "spatial",
+    "spatial_*": "spatial",
+    "segsort_*": "segsort",
     "voc*": "voc",
 }
 
