@@ -8,7 +8,7 @@ from datasets.base import Dataset
 
 DATASETS = {
     "shapes": "generated scenes; needs no files (options: level, size, seed, train_images, val_images, val_split)",
-    "voc": "PASCAL VOC 2012 in its VOCdevkit layout, with SBD for train_aug (options: train_split, val_split)",
+    "voc": "PASCAL VOC 2012 in its VOCdevkit layout, with SBD for train_aug (options: train_split, val_split, regions)",
 }
 
 
@@ -32,5 +32,6 @@ def open_split(name: str, split: str, options: dict[str, object], root: Path | N
     if name == "voc":
         from datasets.voc import Voc
 
-        return Voc(root, str(options[f"{split}_split"]), cache=cache)
+        regions = str(options.get("regions", "")) if split == "train" else None
+        return Voc(root, str(options[f"{split}_split"]), cache=cache, regions=regions)
     raise KeyError(name)

@@ -51,7 +51,8 @@ class Sample:
 
     ``image``: (H, W, 3) uint8 RGB. ``semantic``: (H, W) uint8; 0 background, 1..C, 255 ignore.
     ``instances``: (H, W) int32; 0 none, ids 1..N; every id lies within one semantic class.
-    ``attributes``: only where the dataset knows them (``shapes``), else None.
+    ``attributes``: only where the dataset knows them (``shapes``), else None. ``regions``: (H, W) int32 numbers of an
+    over-segmentation, only where the dataset has one.
     """
 
     image_id: str
@@ -59,6 +60,7 @@ class Sample:
     semantic: np.ndarray
     instances: np.ndarray
     attributes: Attributes | None = None
+    regions: np.ndarray | None = None
 
     def labels(self) -> np.ndarray:
         """Category of instance 1..N, shape (N,) int64: the class under each id's pixels."""

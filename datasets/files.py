@@ -42,6 +42,17 @@ def read_indices(path: Path) -> np.ndarray:
     return _decode(path, lambda image: _indices(path, image))
 
 
+def read_regions(path: Path) -> np.ndarray:
+    """(H, W) int32 numbers 0..R - 1 of the regions that the values or colours of a PNG tell apart.
+
+    Grey of 8 or 16 bits, palette and RGB are read. Raises `DatasetError` like `read_rgb`.
+    """
+    values = _decode(path, np.array)
+    if values.ndim == 3:
+        values = values[..., :3].astype(np.int64) @ np.array([1, 256, 65536])
+    return np.unique(values, return_inverse=True)[1].reshape(values.shape).astype(np.int32)
+
+
 def _indices(path: Path, image: Image.Image) -> np.ndarray:
     raw = image.tile[0][3] if image.tile else ""
     # Pillow spreads 2- and 4-bit grey over 0..255: the labels would be silently multiplied.

@@ -96,7 +96,11 @@ def random_scale_crop(
     semantic, instances = np.full((size, size), IGNORE, np.uint8), np.zeros((size, size), np.int32)
     inside = np.s_[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
     image[inside], semantic[inside], instances[inside] = piece.image, piece.semantic, piece.instances
-    return replace(piece, image=image, semantic=semantic, instances=instances)
+    regions = piece.regions
+    if regions is not None:  # the border is a region of its own
+        regions = np.full((size, size), regions.max() + 1, np.int32)
+        regions[inside] = piece.regions
+    return replace(piece, image=image, semantic=semantic, instances=instances, regions=regions)
 
 
 def _random_centre(instances: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -114,6 +118,7 @@ def flip(sample: Sample) -> Sample:
         image=np.array(mirror),
         semantic=np.ascontiguousarray(sample.semantic[:, ::-1]),
         instances=np.ascontiguousarray(sample.instances[:, ::-1]),
+        regions=None if sample.regions is None else np.ascontiguousarray(sample.regions[:, ::-1]),
     )
 
 
@@ -155,9 +160,11 @@ def _resize(sample: Sample, shape: tuple[int, int]) -> Sample:
 def _window(sample: Sample, shape: tuple[int, int], rows: slice, columns: slice) -> Sample:
     """The part (rows, columns) of the sample resized to ``shape``, without computing the rest."""
     height, width = sample.semantic.shape
+    regions = sample.regions
     if shape == (height, width):
         image = sample.image[rows, columns].copy()
         semantic, instances = sample.semantic[rows, columns].copy(), sample.instances[rows, columns].copy()
+        regions = None if regions is None else regions[rows, columns].copy()
     else:
         left, right, nearest_columns = _source(columns, width, shape[1])
         top, bottom, nearest_rows = _source(rows, height, shape[0])
@@ -167,7 +174,8 @@ def _window(sample: Sample, shape: tuple[int, int], rows: slice, columns: slice)
         # take, because indexing the second axis with an array leaves it first in memory
         semantic = sample.semantic[nearest_rows].take(nearest_columns, axis=1)
         instances = sample.instances[nearest_rows].take(nearest_columns, axis=1)
-    return Sample(sample.image_id, image, semantic, _consecutive(instances))
+        regions = None if regions is None else regions[nearest_rows].take(nearest_columns, axis=1)
+    return Sample(sample.image_id, image, semantic, _consecutive(instances), regions=regions)
 
 
 def _source(part: slice, before: int, after: int) -> tuple[float, float, np.ndarray]:

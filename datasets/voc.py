@@ -15,7 +15,15 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from datasets.base import IGNORE, DatasetError, DatasetInfo, Sample
-from datasets.files import file_digests, first_five, read_ids, read_indices, read_rgb, read_segmentation
+from datasets.files import (
+    file_digests,
+    first_five,
+    read_ids,
+    read_indices,
+    read_regions,
+    read_rgb,
+    read_segmentation,
+)
 
 CATEGORIES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -108,11 +116,15 @@ class Voc:
     Samples: the class map's values 0..20 and 255 (void) are kept. Objects get ids 1..N in ascending order of the
     file's ids; void pixels belong to none, and SBD has no void. An SBD object's class is that of GTcls under it.
 
+    ``regions`` is a folder of VOC2012 with an over-segmentation of every image as ID.png (for SegSort without labels).
+
     ``cache`` is a file that may remember digests of files (see `datasets.files.file_digests`). Opening lists the
     folders and reads the lists, no image. Raises `DatasetError` for what is missing or broken.
     """
 
-    def __init__(self, root: Path | str | None, split: str, cache: Path | None = None) -> None:
+    def __init__(
+        self, root: Path | str | None, split: str, cache: Path | None = None, regions: str | None = None
+    ) -> None:
         if split not in SPLITS:
             raise DatasetError(f"voc: unknown split {split!r}; available: {', '.join(SPLITS)}")
         self.split, self.cache = split, cache
@@ -130,6 +142,14 @@ class Voc:
             first, second, sbd = voc.ids(split), [], voc
         voc.check_files(split, first)
         self._images = [(image_id, voc) for image_id in first] + [(image_id, sbd) for image_id in second]
+        self._regions = voc.folder / regions if regions else None
+        if self._regions:
+            lost = [image_id for image_id, _ in self._images if not self._region_file(image_id).is_file()]
+            if lost:
+                raise DatasetError(f"voc {split}: {self._regions} lacks ID.png for {first_five(lost)}")
+
+    def _region_file(self, image_id: str) -> Path:
+        return self._regions / f"{image_id}.png"
 
     @functools.cached_property
     def info(self) -> DatasetInfo:
@@ -139,6 +159,9 @@ class Voc:
         total = hashlib.blake2b(digest_size=8)
         for image_id, _ in self._images:
             total.update(f"{image_id} {next(digests)} {next(digests)} {next(digests)}\n".encode())
+        if self._regions:
+            for digest in file_digests((self._region_file(image_id) for image_id, _ in self._images), self.cache):
+                total.update(f"{digest}\n".encode())
         return DatasetInfo("voc", self.split, CATEGORIES, total.hexdigest())
 
     def __len__(self) -> int:
@@ -153,14 +176,17 @@ class Voc:
         try:
             image = read_rgb(image_file)
             classes, objects = _read_map(class_file, "GTcls"), _read_map(object_file, "GTinst")
-            for file, labels in ((class_file, classes), (object_file, objects)):
+            regions = read_regions(self._region_file(image_id)) if self._regions else None
+            maps = [(class_file, classes), (object_file, objects)]
+            maps += [] if regions is None else [(self._region_file(image_id), regions)]
+            for file, labels in maps:
                 if labels.shape != image.shape[:2]:
                     raise DatasetError(f"{file} is {_size(labels)}, but its image {image_file} is {_size(image)}")
             table = _count_pairs(classes, objects)
             _check_labels(table, class_file, object_file)
         except DatasetError as error:
             raise DatasetError(f"voc {self.split}, image {image_id}: {error}") from error
-        return Sample(image_id, image, classes, _number_objects(table, classes, objects))
+        return Sample(image_id, image, classes, _number_objects(table, classes, objects), regions=regions)
 
     def verify(self, index: int) -> None:
         """Decode the three files of sample ``index`` and check them against each other.

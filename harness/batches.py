@@ -40,11 +40,13 @@ class TrainStream(TorchDataset):
 def collate(samples: Sequence[Sample]) -> Batch:
     """Stack samples of one size."""
     images = np.stack([sample.image for sample in samples])
+    regions = [sample.regions for sample in samples if sample.regions is not None]
     return Batch(
         images=images_to_tensor(images),
         semantic=torch.from_numpy(np.stack([sample.semantic for sample in samples]).astype(np.int64)),
         instances=torch.from_numpy(np.stack([sample.instances for sample in samples]).astype(np.int64)),
         sizes=torch.tensor([sample.image.shape[:2] for sample in samples], dtype=torch.int64),
+        regions=torch.from_numpy(np.stack(regions).astype(np.int64)) if regions else None,
     )
 
 

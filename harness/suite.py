@@ -41,10 +41,14 @@ class ShapesOptions(Spec):
 
 
 class VocOptions(Spec):
-    """`datasets.voc`: the lists of ImageSets/Segmentation to train and to judge on."""
+    """`datasets.voc`: the lists of ImageSets/Segmentation to train and to judge on.
+
+    ``regions`` is a folder of VOC2012 with an over-segmentation of every training image as ID.png; empty: none.
+    """
 
     train_split: str = "train"
     val_split: str = "val"
+    regions: str = ""
 
 
 DATA_OPTIONS: dict[str, type[Spec]] = {"shapes": ShapesOptions, "voc": VocOptions}

@@ -59,9 +59,12 @@ class DenseNetwork(nn.Module):
         self.input_scale = input_scale
         self.normalise = Normalise()
         try:
-            self.model = getattr(smp, decoder)(
-                encoder_name=f"tu-{encoder}", encoder_weights=None, classes=channels, **_widths(decoder, width)
-            )
+            if decoder == "PSPNet":
+                self.model = PSPNet(encoder, channels, width)
+            else:
+                self.model = getattr(smp, decoder)(
+                    encoder_name=f"tu-{encoder}", encoder_weights=None, classes=channels, **_widths(decoder, width)
+                )
         except (RuntimeError, KeyError, ValueError) as error:
             raise MethodError(f"cannot build encoder {encoder!r} with decoder {decoder!r}: {error}") from error
         self._frozen = freeze(self.model.encoder.model, frozen_levels)
@@ -76,7 +79,7 @@ class DenseNetwork(nn.Module):
         size = images.shape[-2:]
         images = self.normalise(images)
         if self.input_scale != 1.0:
-            images = _resize(images, [round(side * self.input_scale) for side in size])
+            images = _resize(images, [max(round(side * self.input_scale), 1) for side in size])
         height, width = images.shape[-2:]
         padding = (0, _padded(width) - width, 0, _padded(height) - height)
         if any(padding):
@@ -87,6 +90,38 @@ class DenseNetwork(nn.Module):
     def load_imagenet(self) -> None:
         """Fill the encoder with ImageNet weights; see `load_imagenet`."""
         load_imagenet(self.model.encoder.model, self.encoder_name)
+
+
+class PSPNet(nn.Module):
+    """Pyramid scene parsing (Zhao et al. 2017) as SegSort's authors build it; smp's stops at the encoder's third level.
+
+    The encoder, dilated to output stride 8; its last features beside their means over 1, 2, 3 and 6 bins a side, each
+    reduced to ``width`` channels; a 3 x 3 fusion to ``width``; a 1 x 1 head; bilinear to the input's size. All but the
+    head are normalised, so that training needs batches of two images.
+    """
+
+    def __init__(self, encoder: str, channels: int, width: int) -> None:
+        super().__init__()
+        from segmentation_models_pytorch.encoders import get_encoder
+
+        self.encoder = get_encoder(f"tu-{encoder}", depth=5, weights=None, output_stride=8)
+        deepest = self.encoder.out_channels[-1]
+        self.levels = nn.ModuleList(
+            nn.Sequential(nn.AdaptiveAvgPool2d(bins), *_normalised(deepest, width, 1)) for bins in (1, 2, 3, 6)
+        )
+        self.fusion = nn.Sequential(*_normalised(deepest + 4 * width, width, 3))
+        self.segmentation_head = nn.Sequential(nn.Conv2d(width, channels, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.encoder(images)[-1]
+        size = features.shape[-2:]
+        pyramid = [features, *(_resize(level(features), size) for level in self.levels)]
+        return _resize(self.segmentation_head(self.fusion(torch.cat(pyramid, dim=1))), images.shape[-2:])
+
+
+def _normalised(inputs: int, outputs: int, kernel: int) -> list[nn.Module]:
+    convolution = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
+    return [convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
 
 
 def _padded(side: int) -> int:
@@ -103,7 +138,6 @@ def _widths(decoder: str, width: int) -> dict[str, object]:
             "decoder_segmentation_channels": width // 2,
             "decoder_dropout": 0.0,  # short schedules underfit; a paper preset that wants it says so
         },
-        "PSPNet": {"psp_out_channels": width},
         "Unet": {"decoder_channels": tuple(width // divisor for divisor in (1, 2, 4, 8, 16))},
     }[decoder]
 

@@ -29,9 +29,11 @@ class Batch:
     semantic: Tensor  # (B, H, W) int64; 0 background, 1..C, 255 ignore
     instances: Tensor  # (B, H, W) int64; 0 none, 1..N per image
     sizes: Tensor  # (B, 2) int64 original (height, width)
+    regions: Tensor | None = None  # (B, H, W) int64 over-segmentation, where the data bring one
 
     def to(self, device: torch.device | str) -> Batch:
-        return Batch(*(getattr(self, f.name).to(device) for f in fields(self)))
+        values = (getattr(self, field.name) for field in fields(self))
+        return Batch(*(None if value is None else value.to(device) for value in values))
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,10 @@ class Groups:
 
 @dataclass(frozen=True)
 class Retrieval:
-    """Why segments got their labels: the nearest prototypes of the training images."""
+    """Why segments got their labels: the nearest prototypes of the training images.
+
+    Where several sizes or mirror images of an image voted, this is the view of the image's own size.
+    """
 
     segments: Tensor  # (H, W) int64 numbers 0..S-1
     neighbours: Tensor  # (S, k) int64 rows of the method's bank, nearest first

@@ -98,7 +98,7 @@ class BranchedERFNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         size = images.shape[-2:]
         if self.input_scale != 1.0:
-            images = _resize(images, [round(side * self.input_scale) for side in size])
+            images = _resize(images, [max(round(side * self.input_scale), 1) for side in size])
         height, width = images.shape[-2:]
         padding = (0, _padded(width) - width, 0, _padded(height) - height)
         if any(padding):

@@ -25,7 +25,7 @@ _MOST = 500  # modes, and proposals, of an image: only an untrained network has 
 
 @dataclass(frozen=True)
 class RecurrentMeanShiftConfig(GroupingConfig):
-    """The paper's method. NV is loss=means decode=seeds; its tabletop network ran on depth as well."""
+    """The paper's method; NV is loss=means decode=seeds. A cell's embedding is a mean, its label that of its centre."""
 
     dimension: int = setting(64, "channels of the embedding", source="poster")
     stride: int = setting(8, "side of a cell of pixels, which is embedded", source="author, issue 2; released: 4")
@@ -41,7 +41,7 @@ class RecurrentMeanShiftConfig(GroupingConfig):
         choices=("linear", "quadratic"),
     )
     pixels: str = setting("sampled", "that a loss sees, anew each time", source="official", choices=("sampled", "all"))
-    sample_ratio: float = setting(0.2, "sampled share of the pixels", source="official; .1 to .35 in its scripts")
+    sample_ratio: float = setting(0.2, "sampled share of the pixels", source="official; .1 to .35 there")
     sample_most: int = setting(4000, "largest sample", source="official")
     train_loops: int = setting(1, "mean-shift loops in training", source="author, issue 5; toy data 5, released VOC 0")
     loop_weights: tuple[float, ...] = setting((1.0,), "after 0, 1, ... loops; or one for all", source="official demo1")
@@ -141,9 +141,10 @@ class RecurrentMeanShift(PixelGrouping):
         cells = [-(-side // self.config.stride) for side in images.shape[-2:]]
         pixels = to_sphere(nn.functional.adaptive_avg_pool2d(pixels, cells), dim=1)
         classes = to_sphere(classes, dim=1) if self.classify else classes
-        logits = self.classify(classes) if self.classify else classes
         edges = to_sphere(edges, dim=1)
-        return Outputs(pixels, logits, classes, edges, self.detect(edges)[:, 0] if self.detect else None)
+        scale = self.config.dimension**0.5  # of variance 1, features teach a linear classifier sooner
+        logits = self.classify(scale * classes) if self.classify else classes
+        return Outputs(pixels, logits, classes, edges, self.detect(scale * edges)[:, 0] if self.detect else None)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         config, outputs, ignored = self.config, self(batch.images), batch.semantic == IGNORE

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from scipy import ndimage
 from torch import Tensor, nn
 
@@ -46,9 +44,10 @@ class SegSortConfig(GroupingConfig):
     """The method as its models were released; whether the paper's tables come from form nca or vmf is unknown.
 
     Its relatives are these settings:
-    - SPML's clustering and losses: grid=6 start=centres location=centred empty=attract dimension=64, form=vmf
-      (its `segsort`) or nca (its `segsort+`);
-    - without labels: supervision=segments neighbours=15, with Felzenszwalb's regions where the paper has HED-owt-ucm's;
+    - SPML's clustering and losses: grid=6 start=centres location=centred empty=attract dimension=64 concentration=6
+      banks=2 neighbours=20, form=vmf (its `segsort`) or nca (its `segsort+`);
+    - without labels: supervision=segments neighbours=15, with the regions that the data bring (the paper has
+      HED-owt-ucm's: option `regions` of voc), else Felzenszwalb's;
     - the softmax baseline on the same network: head=softmax.
     """
 
@@ -74,9 +73,11 @@ class SegSortConfig(GroupingConfig):
     form: str = setting(
         "nca", "nca, as the released models; vmf, as the paper's text", source="official code", choices=FORMS
     )
-    detach: bool = setting(False, "no gradient through prototypes", source="SPML")
+    detach: bool = setting(False, "no gradient through prototypes; both codes let it through", source="ours")
     banks: int = setting(2, "last batches whose prototypes join the loss with labels", source="official code")
-    region_size: int = setting(100, "smallest region of supervision=segments, in pixels", source="ours")
+    region_size: int = setting(
+        100, "scale and smallest size in pixels of Felzenszwalb's regions, where the data bring none", source="ours"
+    )
     neighbours: int = setting(
         21, "k, training segments that vote; 15 in the small recipe", source="official code", stage="predict"
     )
@@ -149,8 +150,10 @@ class SegSort(PixelGrouping):
         with torch.autocast(output.device.type, enabled=False):  # half precision would blur the clusters' borders
             pixels = unit(output, dim=1)
             if config.supervision == "segments":
-                regions = oversegment(batch.images, config.region_size)[..., ::step, ::step]
-                return {"segments": region_loss(pixels, regions, config.concentration)}
+                regions = batch.regions
+                if regions is None:
+                    regions = oversegment(batch.images, config.region_size)
+                return {"segments": region_loss(pixels, regions[..., ::step, ::step], config.concentration)}
             return {"segments": self._sorting_loss(pixels, semantic, batch.images.shape[-2:])}
 
     def _sorting_loss(self, pixels: Tensor, semantic: Tensor, size: Sequence[int]) -> Tensor:
@@ -216,7 +219,9 @@ class SegSort(PixelGrouping):
         size, shares, retrieval = embedding.probabilities.shape[-2:], embedding.probabilities, None
         if isinstance(embedding, Views) and len(self.bank_classes):
             found = [self._votes(*view, size) for view in embedding.views]
-            shares, retrieval = torch.stack([votes for votes, _ in found]).mean(0), found[0][1]
+            shares = torch.stack([votes for votes, _ in found]).mean(0)
+            plain = min(range(len(found)), key=lambda view: abs(embedding.views[view][0].shape[-1] - size[-1]))
+            retrieval = found[plain][1]  # of several views, that of the image's own size
         semantic = self.semantics(replace(embedding, probabilities=shares), truth)
         ids, labels = connected_pieces(semantic)
         own = shares.gather(0, semantic.unsqueeze(0))[0]  # the best of a piece's votes is its confidence
@@ -439,12 +444,3 @@ def oversegment(images: Tensor, size: int) -> Tensor:
     arrays = images.permute(0, 2, 3, 1).float().cpu().numpy()
     regions = np.stack([felzenszwalb(array, scale=size, min_size=size) for array in arrays])
     return torch.from_numpy(regions).to(images.device, torch.int64)
-
-
-def read_regions(path: Path) -> Tensor:
-    """(H, W) int64 regions 0..R - 1 from a PNG whose values (grey, palette or colours) name them, as HED-owt-ucm's."""
-    with Image.open(path) as file:
-        values = np.asarray(file).astype(np.int64)
-    if values.ndim == 3:
-        values = values[..., :3] @ np.array([1, 256, 65536])
-    return torch.from_numpy(np.unique(values, return_inverse=True)[1].reshape(values.shape))

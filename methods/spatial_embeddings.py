@@ -20,6 +20,7 @@ from methods.erfnet import BranchedERFNet
 from methods.grouping import GroupingConfig, PixelGrouping, dense_network, resized
 from methods.scoring import SCORERS
 
+_MOST = 1000  # instances of an image, over all classes
 _TILE = 16  # pixels; side of the squares that `cluster` looks at as a whole
 
 
@@ -91,6 +92,8 @@ class SpatialEmbeddingsConfig(GroupingConfig):
         super().__post_init__()
         if self.unit <= 0 or self.fixed_margin <= 0:
             raise ValueError(f"unit and fixed_margin must be positive, not {self.unit} and {self.fixed_margin}")
+        if self.min_pixels < 0:
+            raise ValueError(f"min_pixels must not be negative, not {self.min_pixels}")
         for name in ("threshold", "foreground", "min_unclustered", "min_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in 0..1, not {getattr(self, name)}")
@@ -178,6 +181,9 @@ class SpatialEmbeddings(PixelGrouping):
                 )
             found += proposals
             labels += [label] * len(proposals)
+        if len(found) > _MOST:  # masks are dense: of an untrained network's thousands, the best
+            kept = sorted(sorted(range(len(found)), key=lambda index: -found[index].score)[:_MOST])
+            found, labels = [found[index] for index in kept], [labels[index] for index in kept]
         masks = masks_of(found, semantic, overlapping=config.overlap == "proposals")
         confidence = torch.tensor([proposal.score for proposal in found], device=masks.device)
         return Groups(semantic, masks, torch.tensor(labels, dtype=torch.int64, device=masks.device), confidence)

@@ -16,7 +16,7 @@ from voc_layout import write_jpg, write_mat, write_png
 
 import datasets.files
 from datasets.base import DatasetError
-from datasets.files import file_digests, first_five, read_ids, read_indices, read_rgb, read_segmentation
+from datasets.files import file_digests, first_five, read_ids, read_indices, read_regions, read_rgb, read_segmentation
 
 
 def png(width: int, height: int, bits: int, rows: bytes) -> bytes:
@@ -212,3 +212,14 @@ class TestDigests:
     def test_a_missing_file_is_named(self, files: list[Path], tmp_path: Path) -> None:
         with pytest.raises(DatasetError, match="nothing: cannot be read"):
             file_digests([*files, tmp_path / "nothing"])
+
+
+def test_regions_are_numbered_by_value_or_colour(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[7, 7], [300, 9]], np.uint16)).save(tmp_path / "grey.png")
+    assert read_regions(tmp_path / "grey.png").tolist() == [[0, 0], [2, 1]]
+    colours = np.zeros((1, 3, 3), np.uint8)
+    colours[0, 1, 2] = colours[0, 2, 0] = 1
+    Image.fromarray(colours).save(tmp_path / "colours.png")
+    assert read_regions(tmp_path / "colours.png").tolist() == [[0, 2, 1]]
+    with pytest.raises(DatasetError, match=r"nothing\.png"):
+        read_regions(tmp_path / "nothing.png")

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +22,7 @@ from datasets.transforms import (
     random_scale_crop,
     resize,
 )
+from harness.batches import collate
 
 
 def hand_made() -> Sample:
@@ -321,3 +323,25 @@ class TestAugment:
     def test_a_recipe_is_checked_when_it_is_made(self, settings: tuple, expected: str) -> None:
         with pytest.raises(ValueError, match=expected):
             Augmentation(*settings)
+
+
+class TestRegions:
+    def test_they_go_through_every_transform_with_the_other_maps(self) -> None:
+        sample = scene(5, 30, 40)
+        # Regions that say where each instance is: after any transform they still do.
+        sample = replace(sample, regions=sample.instances + 1)
+        for seed in range(20):
+            moved = augment(sample, np.random.default_rng(seed), Augmentation(24, (0.5, 1.5), 0.5, 0.4))
+            assert moved.regions.dtype == np.int32
+            for number in np.unique(moved.instances[moved.instances > 0]):
+                assert len(np.unique(moved.regions[moved.instances == number])) == 1
+            outside = moved.semantic == IGNORE
+            assert not set(np.unique(moved.regions[outside])) & set(np.unique(moved.regions[~outside]))
+        assert resize(sample, 20).regions.shape == (15, 20)
+
+    def test_they_reach_the_batch(self) -> None:
+        sample = scene(5, 30, 40)
+        batch = collate([replace(sample, regions=sample.instances)] * 2)
+        assert torch.equal(batch.regions, batch.instances)
+        assert torch.equal(batch.to("cpu").regions, batch.regions)
+        assert collate([sample]).to("cpu").regions is None

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from voc_layout import Picture, check, message, picture, write_jpg, write_mini_voc, write_png, write_voc
 
+from datasets.base import DatasetError
 from datasets.voc import CATEGORIES, Voc
 
 
@@ -258,3 +259,22 @@ class TestVerify:
         write_jpg(voc / "JPEGImages" / "val1.jpg", (1, 2, 3), (5, 6))
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24)  # the other files have exactly 24 pixels
         self.expect(root, voc / "JPEGImages" / "val1.jpg", "too large to be genuine (6 x 5 pixels, the limit is 24)")
+
+
+def test_regions_come_with_the_samples_and_change_the_fingerprint(tmp_path: Path) -> None:
+    root = write_mini_voc(tmp_path)
+    folder = root / "VOCdevkit" / "VOC2012" / "hed"
+    folder.mkdir()
+    with pytest.raises(DatasetError, match=r"hed lacks ID.png for t1, t2, t3"):
+        Voc(root, "train", regions="hed")
+    for number, name in enumerate(("t1", "t2", "t3")):
+        Image.fromarray(np.full((4, 6), 50 * number, np.uint8)).save(folder / f"{name}.png")
+    Image.fromarray(np.array([[9] * 3 + [4] * 3] * 4, np.uint8)).save(folder / "t2.png")
+    data, plain = Voc(root, "train", regions="hed"), Voc(root, "train")
+    assert data[1].regions.tolist() == [[1] * 3 + [0] * 3] * 4
+    assert plain[1].regions is None
+    assert data.info.fingerprint != plain.info.fingerprint
+    Image.fromarray(np.zeros((4, 5), np.uint8)).save(folder / "t3.png")
+    assert Voc(root, "train", regions="hed").info.fingerprint != data.info.fingerprint
+    with pytest.raises(DatasetError, match=r"t3\.png is 5 pixels wide and 4 high, but its image"):
+        Voc(root, "train", regions="hed").verify(2)

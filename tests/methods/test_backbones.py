@@ -71,3 +71,18 @@ def test_output_has_the_input_size(size: tuple[int, int]) -> None:
         network = DenseNetwork(LITE0, "FPN", channels=3, width=64, input_scale=scale).eval()
         with torch.inference_mode():
             assert network(torch.rand(1, 3, *size)).shape == (1, 3, *size)
+
+
+def test_pspnet_is_as_deep_as_its_encoder_and_keeps_output_stride_8() -> None:
+    """segmentation-models-pytorch's stops at the third level, where ResNet-50 and -101 are the same."""
+    sizes = {}
+    for encoder in ("resnet50", "resnet101"):
+        network = DenseNetwork(encoder, "PSPNet", channels=32, width=512)
+        sizes[encoder] = sum(parameter.numel() for parameter in network.model.encoder.parameters())
+        assert hasattr(network.model.encoder.model, "layer4")
+    # 17 more blocks of 1024-256-1024 channels: 1024 * 256 * 2 + 9 * 256^2 weights and 2 * (256 + 256 + 1024) of norms.
+    assert sizes["resnet101"] - sizes["resnet50"] == 17 * (2 * 1024 * 256 + 9 * 256**2 + 2 * 1536)
+    small = DenseNetwork(LITE0, "PSPNet", channels=3, width=16).eval()
+    features = small.model.encoder(torch.zeros(1, 3, 64, 96))[-1]
+    assert features.shape[-2:] == (8, 12)
+    assert small(torch.zeros(1, 3, 61, 90)).shape == (1, 3, 61, 90)

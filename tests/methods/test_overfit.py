@@ -17,8 +17,12 @@ from harness.suite import EvaluateSettings, PredictSettings, TrainSettings, buil
 from harness.train import build_method, train
 
 IMAGES = 8
-STEPS = {"pull_push": 250, "mask_rcnn": 300}
-CONFIG: dict[str, dict[str, Any]] = {}  # beside what the preset quick says
+STEPS = {"pull_push": 250, "mask_rcnn": 300, "recurrent_mean_shift": 220, "spatial_embeddings": 280, "segsort": 220}
+# Beside what the preset quick says. SegSort: small cells, and the nearest segment alone, as there are eight images.
+CONFIG: dict[str, dict[str, Any]] = {
+    "recurrent_mean_shift": {"stride": 4, "pixels": "all", "threshold": 0.8},
+    "segsort": {"grid": 16, "stride": 3, "neighbours": 1, "banks": 0},
+}
 
 
 def learn(name: str, folder: Path) -> Shapes:
@@ -56,3 +60,9 @@ def test_learns_instances(name: str, tmp_path: Path) -> None:
     data = learn(name, tmp_path)
     found = evaluate(data, tmp_path / FILE, EvaluateSettings(resamples=0), tmp_path / "m.npz", lambda done, total: None)
     assert found.metrics["ap_r_50"].value >= 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_segsort_learns_classes(tmp_path: Path) -> None:
+    assert mean_iou(learn("segsort", tmp_path), tmp_path) >= 0.9

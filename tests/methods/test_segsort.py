@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from scenes import scenes
 
 from harness.train import load_weights, save_weights
@@ -26,7 +26,6 @@ from methods.segsort import (
     mean_directions,
     nearest,
     oversegment,
-    read_regions,
     region_loss,
     remember,
     segment_sorting_loss,
@@ -234,18 +233,12 @@ def test_connected_pieces_by_hand() -> None:
     assert labels.tolist() == [1, 1, 1, 2]
 
 
-def test_regions_from_an_image_and_from_a_file(tmp_path) -> None:
+def test_regions_from_an_image() -> None:
     image = torch.zeros(1, 3, 32, 32)
     image[..., 16:] = 1.0
     regions = oversegment(image, 20)[0]
     assert not set(regions[:, :12].unique().tolist()) & set(regions[:, 20:].unique().tolist())
     assert regions.unique(return_counts=True)[1].min() >= 20
-    Image.fromarray(np.array([[7, 7], [300, 9]], np.uint16)).save(tmp_path / "grey.png")
-    assert read_regions(tmp_path / "grey.png").tolist() == [[0, 0], [2, 1]]
-    colours = np.zeros((1, 3, 3), np.uint8)
-    colours[0, 1, 2] = colours[0, 2, 0] = 1
-    Image.fromarray(colours).save(tmp_path / "colours.png")
-    assert read_regions(tmp_path / "colours.png").tolist() == [[0, 2, 1]]
 
 
 def test_missing_scikit_image_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,3 +335,51 @@ def test_softmax_baseline_groups_its_classes() -> None:
     assert groups.masks.tolist() == [[1, 0, 0], [0, 0, 2]]
     assert groups.labels.tolist() == [4, 4]
     torch.testing.assert_close(groups.confidence, torch.tensor([0.6, 0.8]))
+
+
+def test_regions_of_the_data_come_before_those_of_a_library() -> None:
+    method, batch = build(supervision="segments", stride=1).eval(), single(scenes(1), 0)
+    given = torch.arange(64).view(1, 1, 64).expand(1, 64, 64) // 32
+    loss = method.loss(replace(batch, regions=given))["segments"]
+    expected = region_loss(unit(method.network(batch.images), dim=1), given, 10.0)
+    assert loss.item() == pytest.approx(expected.item())
+    assert loss.item() != pytest.approx(method.loss(batch)["segments"].item(), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"start": "centres"},
+        {"location": "centred"},
+        {"empty": "attract", "grid": 6},
+        {"form": "vmf"},
+        {"concentration": 3.0},
+        {"iterations": 2},
+        {"grid": 3},
+    ],
+)
+def test_settings_reach_the_loss(fields: dict[str, object]) -> None:
+    """The loss of the plugin is the pure functions' with the config's values, put together by hand."""
+    method, batch = build(banks=0, **fields).eval(), single(scenes(1), 0)
+    config, step = method.config, method.config.stride
+    pixels = unit(method.network(batch.images), dim=1)[0, :, ::step, ::step]
+    place = locations((64, 64), config.location, pixels)[:, ::step, ::step]
+    features = unit(torch.cat([pixels, place]), dim=0).flatten(1).t()
+    start = start_grid((64, 64), (config.grid, config.grid), config.start)[::step, ::step].flatten()
+    clusters = vmf_kmeans(features, start, config.grid**2, config.iterations, config.empty)
+    points = pixels.flatten(1).t()
+    segments, classes = split_by_class(clusters, batch.semantic[0, ::step, ::step].flatten())
+    own = mean_directions(points, segments, len(classes))
+    expected = segment_sorting_loss(points, segments, own, classes, config.concentration, config.form)
+    assert method.loss(batch)["segments"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_mirrored_view_is_the_network_on_the_mirrored_image() -> None:
+    method, batch = build(flip=True, scales=(0.5, 1.0)).eval(), single(scenes(1), 0)
+    with torch.inference_mode():
+        (found,) = method.embed(batch.images, batch.sizes)
+        expected = unit(method.network(batch.images.flip(-1)), dim=1)[0]
+    shapes = [(view.shape[-1], mirrored) for view, mirrored in found.views]
+    assert shapes == [(32, False), (32, True), (64, False), (64, True)]
+    torch.testing.assert_close(found.views[3][0], expected)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scenes import scenes
 
 from benchmarks.cases.spatial_embeddings import our_loss, plain_clustering, plain_loss, plain_lovasz_hinge
+from methods import spatial_embeddings
 from methods.base import Embedding, MethodError, Truth
 from methods.spatial_embeddings import (
     SpatialEmbeddings,
@@ -336,3 +339,29 @@ def test_true_stages_need_ground_truth() -> None:
 def test_wrong_settings_are_named(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(**changes)
+
+
+@pytest.mark.parametrize("centre", ["centroid", "learnable"])
+def test_settings_reach_the_loss(centre: str) -> None:
+    """The plugin's terms are the pure function's, each with its own weight."""
+    weights = {"instance_weight": 2.0, "variance_weight": 3.0, "seed_weight": 5.0, "foreground_weight": (4.0, 7.0)}
+    method, batch = build(centre=centre, unit=64, **weights).eval(), scenes(1)
+    batch = dataclasses.replace(batch, semantic=(batch.semantic > 0).long() + (batch.semantic > 3).long())
+    with torch.no_grad():
+        for parameter in method.parameters():  # away from the start, where offsets are 0 and both centres are one
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+        embeddings, sigmas, seeds = method(batch.images)
+        grid = pixel_grid(embeddings, 64) if centre == "centroid" else None
+        terms = spatial_loss(
+            embeddings, sigmas, seeds, batch.semantic, batch.instances, grid=grid, foreground_weight=(4.0, 7.0)
+        )
+        found = method.loss(batch)
+    for name, term, weight in zip(("instance", "variance", "seed"), terms, (2.0, 3.0, 5.0), strict=True):
+        assert found[name].item() == pytest.approx(weight * term.item(), rel=1e-5), name
+
+
+def test_of_too_many_instances_the_best_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spatial_embeddings, "_MOST", 1)
+    groups = build(min_pixels=1).group(two_classes(), None)
+    assert groups.labels.tolist() == [1]
+    assert groups.confidence.tolist() == pytest.approx([0.95])
