@@ -1,8 +1,8 @@
 """Losses and groupings, timed against what a user would otherwise write: `python -m benchmarks.grouping`.
 
-Medians over rounds in one process, the contenders of a case interleaved; every result is compared with ours before
-it is timed. Memory is the rise of the peak over what was there before one call, each in a process of its own: resident
-size on a processor, allocated on a GPU.
+Medians over rounds in one process, the contenders of a case interleaved; each one's first result is compared with
+ours, where the case says how. Memory is the rise of the peak over what was there before one call, each in a process of
+its own: resident size on a processor, allocated on a GPU.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -55,17 +56,23 @@ def cases(module: str, device: torch.device) -> list[Case]:
 
 
 def _rows(case: Case, module: str, rounds: int, device: torch.device) -> list[tuple]:
-    results = {name: call() for name, call in case.contenders.items() if name not in case.slow}  # also warms up
+    for name, call in case.contenders.items():
+        if name not in case.slow:
+            call()  # warms up
+    results: dict[str, object] = {}
     ours = next(iter(case.contenders))
-    for name, result in results.items():
-        if case.same and name != ours:
-            case.same(results[ours], result)
-    results.clear()
     seconds: dict[str, list[float]] = {name: [] for name in case.contenders}
     for number in range(rounds):
         for name, call in case.contenders.items():
             if number == 0 or name not in case.slow:
-                seconds[name].append(_time(call, device))
+                result, took = _time(call, device)
+                seconds[name].append(took)
+                if number == 0:
+                    results[name] = result
+    for name, result in results.items():
+        if case.same and name != ours:
+            case.same(results[ours], result)
+    results.clear()
     median = {name: statistics.median(found) for name, found in seconds.items()}
     rows = []
     for name, found in seconds.items():
@@ -75,12 +82,12 @@ def _rows(case: Case, module: str, rounds: int, device: torch.device) -> list[tu
     return rows
 
 
-def _time(call: object, device: torch.device) -> float:
+def _time(call: Callable[[], object], device: torch.device) -> tuple[object, float]:
     _wait(device)
     start = time.perf_counter()
-    call()
+    result = call()
     _wait(device)
-    return time.perf_counter() - start
+    return result, time.perf_counter() - start
 
 
 def _wait(device: torch.device) -> None:

@@ -250,6 +250,7 @@ def step_keys(settings: Settings, splits: Splits) -> dict[str, str]:
     train = digest(
         "train", method.__module__, method.__qualname__, code_digest(training_source), _code("train"),
         _data_code(settings.dataset), config["train"], settings.train.model_dump(exclude={"workers"}), settings.seed,
+        [stage.model_dump(exclude={"workers"}) for stage in settings.train.stages()],
         splits.train.info.fingerprint, splits.train.info.categories,
     )  # fmt: skip
     predict = digest(

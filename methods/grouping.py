@@ -144,6 +144,7 @@ def balanced_cross_entropy(logits: Tensor, semantic: Tensor, balance: float) -> 
     ``logits`` (B, C + 1, H, W); ``semantic`` (B, H, W) int64. A pixel of class c weighs (N / N_c)^balance, N_c being
     the class's pixels in this batch, and the weights are divided by their sum.
     """
+    logits = logits.float()  # half precision cannot count pixels
     counts = torch.bincount(semantic[semantic != IGNORE], minlength=logits.shape[1]).to(logits.dtype)
     weights = (counts.sum() / counts.clamp(min=1.0)) ** balance
     total = nn.functional.cross_entropy(logits, semantic, weights, ignore_index=IGNORE, reduction="sum")

@@ -25,18 +25,22 @@ _MOST = 500  # modes, and proposals, of an image: only an untrained network has 
 
 @dataclass(frozen=True)
 class RecurrentMeanShiftConfig(GroupingConfig):
-    """The paper's method; NV is loss=means decode=seeds. A cell's embedding is a mean, its label that of its centre."""
+    """The paper's method. NV's: loss=means pixels=all train_loops=0 decode=seeds, with its margins and weights fixed.
 
+    A cell's embedding is a mean, its label that of its centre.
+    """
+
+    encoder: str = setting("resnet101", "timm name of the encoder", source="official demo3, demo4")
     dimension: int = setting(64, "channels of the embedding", source="poster")
     stride: int = setting(8, "side of a cell of pixels, which is embedded", source="author, issue 2; released: 4")
     loss: str = setting("pairs", "over pairs of pixels, or NV's over means", source="paper", choices=("pairs", "means"))
-    margin: float = setting(0.5, "alpha: s = (1 + cos) / 2 that costs nothing between groups", source="official demo4")
-    positive_weight: float = setting(1.0, "weight of pairs within groups", source="official demo4")
-    negative_weight: float = setting(5.0, "weight of pairs between groups", source="official demo4")
+    margin: float = setting(0.5, "pairs: alpha, s = (1 + cos) / 2 that is free between groups", source="official demo4")
+    positive_weight: float = setting(1.0, "pairs: weight of those within groups", source="official demo4")
+    negative_weight: float = setting(5.0, "pairs: weight of those between groups", source="official demo4")
     hinge: str = setting(
         "quadratic",
-        "linear: the paper's formula, official forward. quadratic: whose gradient the official backward is, hence most "
-        "likely behind the paper's numbers; that is an inference, stated nowhere",
+        "pairs; linear: the paper's formula, official forward. quadratic: whose gradient the official backward is, "
+        "hence most likely behind the paper's numbers; that is an inference, stated nowhere",
         source="official backward",
         choices=("linear", "quadratic"),
     )
@@ -66,7 +70,8 @@ class RecurrentMeanShiftConfig(GroupingConfig):
     boundary: bool = setting(False, "boundaries, from an embedding too", source="paper from memory, unverified")
     decode: str = setting(
         "modes",
-        "modes: shift all pixels, gather what meets; seeds: NV's climb from far-apart pixels, largest group left out",
+        "modes: shift all pixels, then the largest mode takes what is near it, and so on (no chains, unlike connected "
+        "components); seeds: NV's climb from far-apart pixels and its components, the largest group left out",
         source="ours; NV",
         stage="predict",
         choices=("modes", "seeds"),
@@ -77,7 +82,7 @@ class RecurrentMeanShiftConfig(GroupingConfig):
     kappa: float = setting(20.0, "seeds: the kernel is exp(kappa cos)", source="NV", stage="predict")
     epsilon: float = setting(0.04, "seeds: distance (1 - cos) / 2 of one group", source="NV", stage="predict")
     proposal_thresholds: tuple[float, ...] = setting(
-        (0.5, 0.8, 0.95), "proposals are the groups at each of these", source="ours", stage="predict"
+        (0.5, 0.8, 0.95), "proposals are the groups at each of these cosines", source="ours", stage="predict"
     )
 
     def __post_init__(self) -> None:
@@ -91,6 +96,8 @@ class RecurrentMeanShiftConfig(GroupingConfig):
         if not (0 <= self.margin < 1 and 0 <= self.class_balance <= 1):
             given = f"{self.margin} and {self.class_balance}"
             raise ValueError(f"margin must be in 0..1, below 1, and class_balance in 0..1, not {given}")
+        if not self.proposal_thresholds:
+            raise ValueError("proposal_thresholds needs one value or more")
         if len(self.loop_weights) not in (1, self.train_loops + 1):
             raise ValueError(f"loop_weights needs 1 or {self.train_loops + 1} values, not {len(self.loop_weights)}")
 
@@ -114,7 +121,11 @@ class SphereEmbedding(Embedding):
 
 @dataclass(frozen=True)
 class SphereGroups(Groups):
-    proposals: Instances | None = None
+    """With what `propose` needs: modes (M, D), and of each pixel the nearest one and the worth, (H, W)."""
+
+    modes: Tensor | None = None
+    nearest: Tensor | None = None
+    worth: Tensor | None = None
 
 
 class RecurrentMeanShift(PixelGrouping):
@@ -147,7 +158,12 @@ class RecurrentMeanShift(PixelGrouping):
         return Outputs(pixels, logits, classes, edges, self.detect(scale * edges)[:, 0] if self.detect else None)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        config, outputs, ignored = self.config, self(batch.images), batch.semantic == IGNORE
+        outputs = self(batch.images)
+        with torch.autocast(batch.images.device.type, enabled=False):  # half precision would blur margins and modes
+            return self._losses(outputs, batch)
+
+    def _losses(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
+        config, ignored = self.config, batch.semantic == IGNORE
         semantic = balanced_cross_entropy(outputs.logits, batch.semantic, config.class_balance)
         losses = {"semantic": config.semantic_weight * semantic}
         points = outputs.pixels.flatten(2).mT  # (B, N, D)
@@ -201,8 +217,7 @@ class RecurrentMeanShift(PixelGrouping):
             # NV begins at random; a fixed first seed lets predictions repeat.
             modes = climb(points, points[farthest_points(points, config.seeds, len(points) // 2)], config.kappa)
         nearest, cosine = nearest_mode(embedding.pixels, modes)
-        worth = cosine * (1.0 - embedding.probabilities[0])
-        proposals = propose(nearest, worth, modes, config.proposal_thresholds, config.min_size)
+        worth, first = cosine * (1.0 - embedding.probabilities[0]), nearest
         inside = semantic > 0
         if config.decode == "modes":
             labels = gather(modes, nearest.flatten().bincount(minlength=len(modes)), config.threshold)
@@ -215,10 +230,15 @@ class RecurrentMeanShift(PixelGrouping):
         else:
             ids = components(modes, config.epsilon)[nearest] + 1
             ids = torch.where(ids == ids.flatten().bincount().argmax(), 0, ids)
-        return SphereGroups(semantic, torch.where(inside, ids, 0), proposals=proposals)
+        ids = torch.where(inside, ids, 0)
+        # The value of a group's seed is that of its pixel nearest to a mode and least like background.
+        best = worth.new_zeros(int(ids.max()) + 1).scatter_reduce(0, ids.flatten(), worth.flatten(), "amax")
+        return SphereGroups(semantic, ids, None, best[1:].clamp(0.0, 1.0), modes, first, worth)
 
     def result(self, embedding: Embedding, groups: Groups, instances: Instances, seconds: Seconds) -> Prediction:
-        return Prediction(instances, groups.semantic.to(torch.uint8), embedding.boundary, seconds, groups.proposals)
+        config = self.config  # made here, because proposals are no part of the time that grouping takes
+        found = propose(groups.nearest, groups.worth, groups.modes, config.proposal_thresholds, config.min_size)
+        return Prediction(instances, groups.semantic.to(torch.uint8), embedding.boundary, seconds, found)
 
 
 def to_sphere(vectors: Tensor, dim: int = -1) -> Tensor:
@@ -236,11 +256,17 @@ def at_cells(labels: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def boundaries(semantic: Tensor, instances: Tensor) -> Tensor:
-    """(B, H, W) bool: pixels with another class or instance above, below, left or right of them."""
+    """(B, H, W) bool: pixels with another class or instance above, below, left or right of them.
+
+    A step to or from void (255) is none: what lies behind it is unknown. Where void bands cover the contours, as in
+    VOC, few are left; SBD has them.
+    """
     edge = torch.zeros_like(semantic, dtype=torch.bool)
     for labels in (semantic, instances):
         for dim in (1, 2):
-            step = labels.diff(dim=dim) != 0
+            first, second = (slice(None),) * dim + (slice(-1),), (slice(None),) * dim + (slice(1, None),)
+            known = (semantic[first] != IGNORE) & (semantic[second] != IGNORE)
+            step = (labels[first] != labels[second]) & known
             for start in (0, 1):
                 edge.narrow(dim, start, step.shape[dim]).logical_or_(step)
     return edge
@@ -272,7 +298,7 @@ def pair_loss(
     else:
         squares = sum((own.mT @ own).square().sum() for own in (points * weights.sqrt()).split(counts))
         positive = positive / 2 + (every - squares) / 4
-    block = block or (512 if points.device.type == "cpu" else 4096)  # a tile fits into a core's cache
+    block = block or (512 if points.device.type == "cpu" else 1024)  # a tile fits into a core's cache
     return positive + zero, _Between.apply(points, weights, counts, margin, hinge == "quadratic", block) + zero
 
 
@@ -353,6 +379,7 @@ def mean_shift(
         else:
             # Without four dimensions and a multiple of 8 channels, a GPU makes an N x N matrix after all.
             heads = nn.functional.pad(points.reshape(-1, 1, *points.shape[-2:]), (0, -points.shape[-1] % 8))
+            heads = heads.contiguous()
             heads = nn.functional.scaled_dot_product_attention(heads, heads, heads, scale=bandwidth**-2)
             points = heads[..., : points.shape[-1]].reshape(before.shape)
         points = to_sphere(points)
@@ -399,7 +426,8 @@ def propose(
     """Class-agnostic proposals: what `gather` makes of the modes (M, D) at every threshold.
 
     ``nearest`` (H, W) int64 and ``worth`` (H, W), a pixel's cosine to its mode times its probability of being in an
-    object: the mean over its pixels is a proposal's score. Of two with an IoU above ``overlap`` the better one stays.
+    object: the mean over its pixels is a proposal's score, whatever the config's scorer, which ranks named instances.
+    Of two with an IoU above ``overlap`` the better one stays.
     """
     sizes = nearest.flatten().bincount(minlength=len(modes))
     total = worth.new_zeros(len(modes)).index_add_(0, nearest.flatten(), worth.flatten())

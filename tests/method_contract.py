@@ -110,6 +110,14 @@ def test_losses_are_finite_scalars_with_gradients(method: Method) -> None:
     assert any(gradient.abs().sum() > 0 for gradient in gradients)
 
 
+def test_trains_in_mixed_precision(method: Method) -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = method.train().loss(scenes(2))
+    total = sum(losses.values())
+    assert torch.isfinite(total)
+    total.backward()
+
+
 @pytest.mark.parametrize("what", ["nothing", "ignore"])
 def test_trains_on_an_image_without_instances(method: Method, what: str) -> None:
     batch = background(2)
@@ -207,5 +215,10 @@ def assert_same(one, other) -> None:
         torch.testing.assert_close(one.instances.scores, other.instances.scores, atol=1e-4, rtol=1e-4)
         differing = (one.instances.masks != other.instances.masks).float().mean() if len(one.instances.masks) else 0.0
         assert differing < 1e-3
+    if one.proposals is not None:
+        torch.testing.assert_close(one.proposals.scores, other.proposals.scores, atol=1e-4, rtol=1e-4)
+        assert (one.proposals.masks != other.proposals.masks).float().sum() < 1e-3 * one.proposals.masks.numel() + 1
+    if one.boundary is not None:
+        torch.testing.assert_close(one.boundary, other.boundary, atol=1e-3, rtol=1e-3)
     if one.semantic is not None:
         assert (one.semantic != other.semantic).float().mean() < 1e-3

@@ -72,7 +72,7 @@ def test_imports_follow_the_arrows(path: Path) -> None:
 @pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_file_is_too_long_to_read(path: Path) -> None:
     # One paper is one file, with its loss, its grouping and their variants: those may be a little longer.
-    longest = 450 if path.parent.name == "methods" else 350
+    longest = 480 if path.parent.name == "methods" else 350
     assert len(path.read_text(encoding="utf-8").splitlines()) <= longest
 
 

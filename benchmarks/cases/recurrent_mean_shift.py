@@ -33,30 +33,31 @@ def cases(device: torch.device) -> list[Case]:
         Case(
             "mean shift, 10 loops, 64 x 64 pixels x 64, bandwidth 1/6",
             {
-                "ours": lambda: mean_shift(points, DEFAULT, 10, still=STILL),
+                "ours, ends when still": lambda: mean_shift(points, DEFAULT, 10, still=STILL),
                 "ours, all loops": lambda: mean_shift(points, DEFAULT, 10),
-                "matrices": lambda: plain_mean_shift(points, DEFAULT, 10),
+                "matrices, all loops": lambda: plain_mean_shift(points, DEFAULT, 10),
+                "matrices, end when still": lambda: plain_mean_shift(points, DEFAULT, 10, STILL),
             },
-            "8 times faster than matrices",
+            "matrices take 8 times as long",
             same=_same_points,
         ),
         Case(
             "mean shift, 10 loops, 64 x 64 pixels x 64, bandwidth 1/10",
             {
-                "ours": lambda: mean_shift(points, 0.1, 10, still=STILL),
+                "ours, ends when still": lambda: mean_shift(points, 0.1, 10, still=STILL),
                 "ours, all loops": lambda: mean_shift(points, 0.1, 10),
                 # exp(-100) is no normal float32: processors take ten times as long for such numbers
                 "matrices": lambda: plain_mean_shift(points, 0.1, 10),
                 "matrices, denormal as 0": lambda: flushed(lambda: plain_mean_shift(points, 0.1, 10)),
             },
-            "8 times faster than matrices",
+            "matrices take 8 times as long",
             same=_same_points,
             slow=frozenset({"matrices"}),
         ),
         Case(
             "mean shift, 10 loops, 128 x 128 pixels x 64, bandwidth 1/6",
             {
-                "ours": lambda: mean_shift(large, DEFAULT, 10, still=STILL),
+                "ours, ends when still": lambda: mean_shift(large, DEFAULT, 10, still=STILL),
                 "ours, all loops": lambda: mean_shift(large, DEFAULT, 10),
             },
             "under 200 MB",
@@ -121,12 +122,15 @@ def flushed(call: Callable[[], Tensor]) -> Tensor:
         torch.set_flush_denormal(False)
 
 
-def plain_mean_shift(points: Tensor, bandwidth: float, loops: int) -> Tensor:
+def plain_mean_shift(points: Tensor, bandwidth: float, loops: int, still: float | None = None) -> Tensor:
     """As the paper has it: similarities, kernel, column sums, means, normalisation."""
     for _ in range(loops):
+        before = points
         kernel = torch.exp((points @ points.T - 1.0) / bandwidth**2)
         means = kernel @ points / kernel.sum(1, keepdim=True)
         points = means / (means.norm(dim=1, keepdim=True) + 1e-5)
+        if still is not None and (points - before).abs().max() <= still:
+            break
     return points
 
 

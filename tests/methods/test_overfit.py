@@ -15,6 +15,7 @@ from harness.plan import load_method
 from harness.predict import FILE, predict
 from harness.suite import EvaluateSettings, PredictSettings, TrainSettings, build_config, load_suite
 from harness.train import build_method, train
+from methods import METHODS
 
 IMAGES = 8
 STEPS = {"pull_push": 250, "mask_rcnn": 300, "recurrent_mean_shift": 220, "spatial_embeddings": 280, "segsort": 220}
@@ -23,6 +24,10 @@ CONFIG: dict[str, dict[str, Any]] = {
     "recurrent_mean_shift": {"stride": 4, "pixels": "all", "threshold": 0.8},
     "segsort": {"grid": 16, "stride": 3, "neighbours": 1, "banks": 0},
 }
+
+
+def test_no_method_is_left_out() -> None:
+    assert set(STEPS) == set(METHODS)
 
 
 def learn(name: str, folder: Path) -> Shapes:

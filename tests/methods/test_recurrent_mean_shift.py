@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scenes import scenes
 
 from benchmarks.cases.recurrent_mean_shift import plain_mean_shift, plain_pair_loss
-from methods.base import Truth
+from methods.base import Seconds, Truth
 from methods.recurrent_mean_shift import (
     RecurrentMeanShift,
     RecurrentMeanShiftConfig,
@@ -277,7 +277,9 @@ def test_groups_two_squares_on_a_background(decode: str) -> None:
     probabilities = torch.eye(3)[2 * (instances > 0).long()].permute(2, 0, 1)
     embedding = SphereEmbedding(to_sphere(pixels, dim=0), probabilities, cells, None)
     groups = method.group(embedding, None)
-    for found, least in ((method.score(groups, embedding, None), 0.85), (groups.proposals, 0.75)):
+    instances_found = method.score(groups, embedding, None)
+    proposals = method.result(embedding, groups, instances_found, Seconds(0.0)).proposals
+    for found, least in ((instances_found, 0.85), (proposals, 0.75)):
         for number in (1, 2):
             mask = instances == number
             overlaps = [float((mask & one).sum() / (mask | one).sum()) for one in found.masks[:3]]
@@ -320,3 +322,45 @@ def test_true_classes_cut_the_groups() -> None:
 def test_wrong_settings_say_what_is_wrong(change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RecurrentMeanShiftConfig(**{**SMALL, **change})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"hinge": "linear", "margin": 0.3},
+        {"positive_weight": 2.0, "negative_weight": 3.0},
+        {"train_loops": 2, "loop_weights": (1.0, 0.5, 0.25), "bandwidth": 0.4},
+        {"loss": "means", "train_loops": 0},
+    ],
+)
+def test_settings_reach_the_loss(fields: dict[str, object]) -> None:
+    """The plugin's terms are the pure functions' with the config's values, put together by hand."""
+    torch.manual_seed(0)
+    config = RecurrentMeanShiftConfig(**{**SMALL, "pixels": "all", **fields})
+    method, batch = RecurrentMeanShift(config, 6).eval(), scenes(1)
+    points = method(batch.images).pixels[0].flatten(1).t()
+    labels = at_cells(batch.instances, method(batch.images).pixels.shape[-2:]).flatten()
+    expected = torch.zeros(2)
+    for loop in range(config.train_loops + 1):
+        if loop:
+            points = mean_shift(points, config.bandwidth or (1 - config.margin) / 3, 1)
+        if config.loss == "means":
+            terms = torch.stack(mean_loss(points, labels))
+        else:
+            near, far = pair_loss(points, labels, margin=config.margin, hinge=config.hinge)
+            terms = torch.stack([config.positive_weight * near, config.negative_weight * far])
+        expected += config.loop_weights[loop % len(config.loop_weights)] * terms
+    found = method.loss(batch)
+    assert [found["positive"].item(), found["negative"].item()] == pytest.approx(expected.tolist(), rel=1e-4)
+
+
+def test_steps_to_void_are_no_boundary() -> None:
+    semantic = torch.tensor([[[1, 1, 255, 0, 0, 2]]])
+    assert boundaries(semantic, torch.zeros_like(semantic)).tolist() == [[[False] * 4 + [True] * 2]]
+
+
+def test_mean_shift_of_a_transposed_view_is_that_of_its_copy() -> None:
+    points, _ = random_points(0, dimension=8)
+    view = points.t().contiguous().t()
+    torch.testing.assert_close(mean_shift(view, 0.3, 2), mean_shift(points, 0.3, 2))

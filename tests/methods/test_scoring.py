@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from method_contract import TINY
+from scenes import scenes
 
+from harness.plan import load_method
 from methods.base import Groups, MethodError, Truth
 from methods.scoring import SCORERS, score_groups
 
@@ -93,3 +96,17 @@ def test_what_a_scorer_needs_is_asked_for() -> None:
         score_groups(Groups(SEMANTIC, IDS), PROBABILITIES, "oracle_iou")
     with pytest.raises(ValueError, match="unknown scorer 'best'; available: class_probability"):
         score_groups(Groups(SEMANTIC, IDS), PROBABILITIES, "best")
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+@pytest.mark.parametrize("name", [name for name in TINY if name != "mask_rcnn"])
+def test_every_scorer_serves_every_grouping_method(name: str, scorer: str) -> None:
+    torch.manual_seed(0)
+    method_class = load_method(name)
+    method = method_class(method_class.Config(**{**TINY[name], "scorer": scorer, "min_size": 1}), 6).eval()
+    batch = scenes(1)
+    method.prepare(iter([batch]))
+    assert method.needs_truth() == (scorer == "oracle_iou")
+    (prediction,) = method.predict(batch.images, batch.sizes, batch)
+    assert torch.isfinite(prediction.instances.scores).all()
+    assert len(prediction.instances.masks) == len(prediction.instances.scores)
