@@ -334,7 +334,7 @@ def test_wrong_settings_say_what_is_wrong(change: dict, message: str) -> None:
         {"loss": "means", "train_loops": 0},
     ],
 )
-def test_settings_reach_the_loss(fields: dict[str, object]) -> None:
+def test_terms_are_the_pure_functions(fields: dict[str, object]) -> None:
     """The plugin's terms are the pure functions' with the config's values, put together by hand."""
     torch.manual_seed(0)
     config = RecurrentMeanShiftConfig(**{**SMALL, "pixels": "all", **fields})
