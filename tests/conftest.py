@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from scenes import scenes  # noqa: F401
 
 
 @pytest.fixture(scope="session", autouse=True)
