@@ -124,9 +124,9 @@ class SegSort(PixelGrouping):
     """SegSort as a plugin. Until `prepare` has filled its bank everything is background.
 
     Ours, because a `Batch` does not know a pixel's place before augmentation: grid and coordinates are those of the
-    training crop, not of the original image, and every ``stride``-th of the full grid in SPML's forms too. The image is seen whole where the official scripts average crops of 480.
-    The memory starts empty, theirs with two batches of noise of class 0. The instances are connected pieces of a
-    class; the paper has none.
+    training crop, not of the original image, and every ``stride``-th of the full ones in SPML's forms too. The image is
+    seen whole where the official scripts average crops of 480. The memory starts empty, theirs with two batches of
+    noise of class 0. The instances are connected pieces of a class; the paper has none.
     """
 
     name = "segsort"
