@@ -60,7 +60,9 @@ def decode(masks: Sequence[RunLengths], size: tuple[int, int]) -> np.ndarray:
 
 def areas(masks: Sequence[RunLengths]) -> np.ndarray:
     """Number of pixels of every mask, (N,) int64."""
-    return np.asarray(coco.area(list(masks)), dtype=np.int64).reshape(len(masks))
+    # pycocotools 2.0.11 counts its masks in eight bits under numpy 2: 256 of them are one too many.
+    parts = [coco.area(list(masks[start : start + 255])) for start in range(0, len(masks), 255)]
+    return np.concatenate([np.zeros(0, np.int64), *parts]).astype(np.int64)
 
 
 def intersections(first: Sequence[RunLengths], second: Sequence[RunLengths]) -> np.ndarray:

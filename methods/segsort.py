@@ -91,7 +91,9 @@ class SegSortConfig(GroupingConfig):
         for key in ("dimension", "stride", "grid", "iterations", "banks", "region_size", "neighbours", "concentration"):
             value = getattr(self, key)
             if value < 0 or (value == 0 and key not in ("iterations", "banks")):
-                raise ValueError(f"{key} must not be {value}")
+                raise ValueError(f"{key} must be positive{', or 0' * (key in ('iterations', 'banks'))}, not {value}")
+        if self.head == "softmax" and self.supervision == "segments":
+            raise ValueError("head = softmax needs labels: supervision = segments is for head = segments")
         if not self.scales or min(self.scales) <= 0:
             raise ValueError(f"scales must be positive numbers, not {list(self.scales)}")
 

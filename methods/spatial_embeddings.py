@@ -28,7 +28,8 @@ _TILE = 16  # pixels; side of the squares that `cluster` looks at as a whole
 class SpatialEmbeddingsConfig(GroupingConfig):
     network: str = setting(
         "erfnet",
-        "branched ERFNet without pretraining; dense: the encoder and decoder above, which start from the same outputs",
+        "branched ERFNet, which has no use for the encoder's and decoder's settings; dense: these two, with the same "
+        "first outputs",
         source="paper; official BranchedERFNet",
         choices=("erfnet", "dense"),
     )
@@ -97,8 +98,6 @@ class SpatialEmbeddingsConfig(GroupingConfig):
         for name in ("threshold", "foreground", "min_unclustered", "min_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in 0..1, not {getattr(self, name)}")
-        if self.network == "erfnet" and self.frozen_levels:
-            raise ValueError("frozen_levels is for network = dense: ERFNet has no pretrained levels to freeze")
 
 
 class SpatialEmbeddings(PixelGrouping):

@@ -109,3 +109,13 @@ def test_every_encoded_mask_passes_the_check(stack: np.ndarray) -> None:
     masks.check(masks.encode(stack), (40, 30))
     as_bytes = [{"size": mask["size"], "counts": mask["counts"].encode()} for mask in masks.encode(stack)]
     masks.check(as_bytes, (40, 30))
+
+
+def test_hundreds_of_masks() -> None:
+    # pycocotools' own area fails at 256.
+    shapes = np.random.default_rng(0).random((600, 5, 4)) < 0.5
+    encoded = masks.encode(shapes)
+    assert masks.areas(encoded).tolist() == shapes.sum((1, 2)).tolist()
+    np.testing.assert_array_equal(masks.decode(encoded, (5, 4)), shapes)
+    flat = shapes.reshape(600, -1).astype(np.int64)
+    np.testing.assert_array_equal(masks.intersections(encoded, encoded[:300]), flat @ flat[:300].T)

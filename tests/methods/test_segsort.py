@@ -247,6 +247,11 @@ def test_missing_scikit_image_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         oversegment(torch.zeros(1, 3, 8, 8), 20)
 
 
+def test_softmax_has_no_use_for_segments() -> None:
+    with pytest.raises(ValueError, match="head = softmax needs labels"):
+        SegSortConfig(head="softmax", supervision="segments")
+
+
 @pytest.mark.parametrize(
     ("field", "value"), [("grid", 0), ("banks", -1), ("concentration", 0.0), ("scales", ()), ("scales", (1.0, 0.0))]
 )

@@ -332,7 +332,7 @@ def test_true_stages_need_ground_truth() -> None:
     [
         ({"unit": 0}, "must be positive"),
         ({"threshold": 1.5}, "threshold must be in 0..1"),
-        ({"frozen_levels": 1}, "is for network = dense"),
+        ({"min_pixels": -1}, "min_pixels must not be negative"),
         ({"foreground_weight": (1.0, 2.0, 3.0)}, "needs 1 or 2 values"),
     ],
 )
