@@ -147,7 +147,13 @@ def test_interrupt_ends_cleanly_and_keeps_what_is_done(tmp_path: Path, number: s
     quick, slow = plugin(tmp_path, "quick"), plugin(tmp_path, "slow", "import time; time.sleep(100)")
     words = ["--methods", f"{quick},{slow}", "--output", str(tmp_path / "out"), *TINY]
     process = subprocess.Popen(
-        [sys.executable, "run_all.py", *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "run_all.py", *words],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell starts background jobs with Ctrl-C ignored, and tests may run in one.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     seen = ""
     while "slow.easy.s0" not in seen:
