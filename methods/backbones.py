@@ -6,7 +6,7 @@ Names are timm's (``resnet50``, ``tf_efficientnet_lite0`` ...). Building a netwo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -76,16 +76,7 @@ class DenseNetwork(nn.Module):
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        size = images.shape[-2:]
-        images = self.normalise(images)
-        if self.input_scale != 1.0:
-            images = _resize(images, [max(round(side * self.input_scale), 1) for side in size])
-        height, width = images.shape[-2:]
-        padding = (0, _padded(width) - width, 0, _padded(height) - height)
-        if any(padding):
-            images = nn.functional.pad(images, padding, mode="replicate")
-        output = self.model(images)[..., :height, :width].float()
-        return output if output.shape[-2:] == size else _resize(output, size)
+        return at_any_size(self.model, self.normalise(images), _STRIDE, self.input_scale)
 
     def load_imagenet(self) -> None:
         """Fill the encoder with ImageNet weights; see `load_imagenet`."""
@@ -124,9 +115,22 @@ def _normalised(inputs: int, outputs: int, kernel: int) -> list[nn.Module]:
     return [convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
 
 
-def _padded(side: int) -> int:
-    """The next multiple of the encoder's stride; two cells at least, or there is nothing to normalise over."""
-    return max(-(-side // _STRIDE), 2) * _STRIDE
+def at_any_size(network: Callable[[Tensor], Tensor], images: Tensor, stride: int, input_scale: float = 1.0) -> Tensor:
+    """(B, channels, H, W) float32 outputs of ``network`` for images (B, 3, H, W) of a size that it may not take.
+
+    The images are enlarged by ``input_scale`` and padded on the right and below, with their border's colour, to
+    multiples of ``stride``; the outputs are cropped and resized back.
+    """
+    size = images.shape[-2:]
+    if input_scale != 1.0:
+        images = _resize(images, [max(round(side * input_scale), 1) for side in size])
+    height, width = images.shape[-2:]
+    # Two cells at least, or there is nothing to normalise over.
+    down, right = (max(-(-side // stride), 2) * stride - side for side in (height, width))
+    if down or right:
+        images = nn.functional.pad(images, (0, right, 0, down), mode="replicate")
+    output = network(images)[..., :height, :width].float()
+    return output if output.shape[-2:] == size else _resize(output, size)
 
 
 def _widths(decoder: str, width: int) -> dict[str, object]:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from methods.backbones import at_any_size
+
 _STRIDE = 8  # of the encoder's output, in pixels
 _EPSILON = 1e-3  # of every batch normalisation
 
@@ -96,21 +98,8 @@ class BranchedERFNet(nn.Module):
         self.decoders = nn.ModuleList(decoder(count) for count in outputs)
 
     def forward(self, images: Tensor) -> Tensor:
-        size = images.shape[-2:]
-        if self.input_scale != 1.0:
-            images = _resize(images, [max(round(side * self.input_scale), 1) for side in size])
-        height, width = images.shape[-2:]
-        padding = (0, _padded(width) - width, 0, _padded(height) - height)
-        if any(padding):
-            images = nn.functional.pad(images, padding, mode="replicate")
+        return at_any_size(self._branches, images, _STRIDE, self.input_scale)
+
+    def _branches(self, images: Tensor) -> Tensor:
         features = self.encoder(images)
-        output = torch.cat([branch(features) for branch in self.decoders], dim=1)[..., :height, :width].float()
-        return output if output.shape[-2:] == size else _resize(output, size)
-
-
-def _padded(side: int) -> int:
-    return max(-(-side // _STRIDE), 2) * _STRIDE
-
-
-def _resize(images: Tensor, size: Sequence[int]) -> Tensor:
-    return nn.functional.interpolate(images, tuple(size), mode="bilinear", align_corners=False)
+        return torch.cat([branch(features) for branch in self.decoders], dim=1)
