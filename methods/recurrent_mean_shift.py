@@ -180,8 +180,8 @@ class RecurrentMeanShift(PixelGrouping):
             edge = boundaries(batch.semantic, batch.instances)
             groups = edge.long().masked_fill(ignored, -1).flatten(1)
             losses["edges"] = self.terms(outputs.edges.flatten(2).mT, groups).sum()
-            found = nn.functional.binary_cross_entropy_with_logits
-            losses["boundary"] = found(outputs.boundary, edge.to(outputs.boundary), (~ignored).to(outputs.boundary))
+            found, logits = nn.functional.binary_cross_entropy_with_logits, outputs.boundary.float()
+            losses["boundary"] = found(logits, edge.to(logits), (~ignored).to(logits))
         return losses
 
     def terms(self, points: Tensor, groups: Tensor, loss: str = "pairs") -> Tensor:
