@@ -77,6 +77,44 @@ def list_(
     listing.show_everything(suite, preset, data_root, output, _console())
 
 
+@app.command()
+def evaluate(
+    protocol: Annotated[
+        str, typer.Option("--protocol", help="voc, coco, cityscapes, proposals, semantic or boundary.")
+    ],
+    ground_truth: Annotated[
+        Path, typer.Option("--ground-truth", help="Annotation: COCO JSON, or the official folder.")
+    ],
+    predictions: Annotated[Path, typer.Option("--predictions", help="Results: COCO JSON, or a folder of PNGs.")],
+    split: Annotated[
+        str | None, typer.Option("--split", help="List of VOC's ImageSets/Segmentation; default: val.")
+    ] = None,
+    variant: Annotated[str, typer.Option("--variant", help="Convention of AP^r; default: area/mnc/count/nan.")] = "",
+    resamples: Annotated[int, typer.Option("--resamples", min=0, help="Of the bootstrap over images; 0: none.")] = 1000,
+    confidence: Annotated[float, typer.Option("--confidence", help="Of the intervals.")] = 0.95,
+    output: Annotated[Path | None, typer.Option("--output", help="Folder; default: results/runs/judged/NAME.")] = None,
+) -> None:
+    """Judge anybody's results by one protocol: a table, and JSON, CSV and per-image matches in the output folder."""
+    from harness import judge
+
+    folder = output or DEFAULT_OUTPUT / "judged" / predictions.name.split(".")[0]
+    task = judge.Task(protocol, ground_truth, predictions, split, variant, resamples, confidence, folder)
+    raise typer.Exit(judge.run(task, _console()))
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="Matches (.npz) that `evaluate` or a cell's evaluate step wrote.")],
+    second: Annotated[Path, typer.Argument(help="The same of other results on the same images.")],
+    resamples: Annotated[int, typer.Option("--resamples", min=1, help="Of the bootstrap over images.")] = 1000,
+    confidence: Annotated[float, typer.Option("--confidence", help="Of the intervals.")] = 0.95,
+) -> None:
+    """Compare two sets of results on the same images: paired differences with intervals."""
+    from harness import judge
+
+    raise typer.Exit(judge.compare(first, second, resamples, confidence, _console()))
+
+
 def _request(
     methods: str | None, seeds: str | None, preset: str | None, data_root: Path | None, set_: list[str] | None
 ):

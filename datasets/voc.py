@@ -182,11 +182,10 @@ class Voc:
             for file, labels in maps:
                 if labels.shape != image.shape[:2]:
                     raise DatasetError(f"{file} is {_size(labels)}, but its image {image_file} is {_size(image)}")
-            table = _count_pairs(classes, objects)
-            _check_labels(table, class_file, object_file)
+            instances = _instances(classes, objects, class_file, object_file)
         except DatasetError as error:
             raise DatasetError(f"voc {self.split}, image {image_id}: {error}") from error
-        return Sample(image_id, image, classes, _number_objects(table, classes, objects), regions=regions)
+        return Sample(image_id, image, classes, instances, regions=regions)
 
     def verify(self, index: int) -> None:
         """Decode the three files of sample ``index`` and check them against each other.
@@ -229,6 +228,23 @@ def _find_sbd(root: Path, voc: Path) -> _Archive:
         f"voc: the split 'train_aug' needs SBD beside VOC 2012; looked for {', '.join(SBD_FOLDERS)} "
         f"in {', '.join(map(str, bases))}. {_SBD.origin} {_NO_FILES}"
     )
+
+
+def read_annotation(class_file: Path, object_file: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Class map (H, W) uint8 and instances (H, W) int32, ids 1..N in the order of the file's; void belongs to none.
+
+    Raises `DatasetError`, naming the file, as `Voc.verify` says.
+    """
+    classes, objects = _read_map(class_file, "GTcls"), _read_map(object_file, "GTinst")
+    if objects.shape != classes.shape:
+        raise DatasetError(f"{object_file} is {_size(objects)}, but {class_file} is {_size(classes)}")
+    return classes, _instances(classes, objects, class_file, object_file)
+
+
+def _instances(classes: np.ndarray, objects: np.ndarray, class_file: Path, object_file: Path) -> np.ndarray:
+    table = _count_pairs(classes, objects)
+    _check_labels(table, class_file, object_file)
+    return _number_objects(table, classes, objects)
 
 
 def _read_map(path: Path, struct: str) -> np.ndarray:

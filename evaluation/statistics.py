@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
-from evaluation import voc_apr
-from evaluation.voc_apr import ImageMatches, Variant
+# Every metric of this folder gives its numbers as such a function of image weights: for ``counts`` (B, images) int64,
+# as if image i were present ``counts[b, i]`` times, an array (B,) float64 by name; NaN where a number does not exist.
+Measure = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 
-_CHUNK = 1 << 22  # resamples x detections held at a time: 32 MiB for each integer array
+_CHUNK = 1 << 22  # resamples x entries held at a time: 32 MiB for each integer array
 
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Percentile intervals of mean AP^r, and the resampled values that they were taken from.
+    """A metric's numbers on all images, and on resamples of them.
 
-    ``thresholds``: T of `voc_apr.THRESHOLDS`. ``low``, ``high``: (T,) interval of AP^r, mean over classes.
-    ``vol_low``, ``vol_high``: interval of AP^r_vol; NaN unless all nine thresholds were asked for.
-    ``means``: (B, T) and ``vol``: (B,), one entry per resample; resample b draws the same images whatever the method
-    is, so two methods are compared on ``a.means - b.means``.
+    ``values``: by name, on the images as they are. ``samples``: by name, (B,), one entry per resample; resample b
+    draws the same images whatever is measured, so two methods are compared on ``a.samples[n] - b.samples[n]``.
     """
 
-    thresholds: tuple[float, ...]
-    low: np.ndarray
-    high: np.ndarray
-    vol_low: float
-    vol_high: float
-    means: np.ndarray
-    vol: np.ndarray
+    values: Mapping[str, float]
+    samples: Mapping[str, np.ndarray]
+
+    def interval(self, name: str, confidence: float = 0.95) -> tuple[float, float]:
+        """Percentile interval of a number (Efron 1979); see `percentiles`."""
+        return percentiles(self.samples[name], confidence)
+
+
+def whole(measure: Measure, images: int) -> dict[str, float]:
+    """The metric's numbers on all ``images``, each present once."""
+    found = measure(np.ones((1, images), dtype=np.int64))
+    return {name: float(values[0]) for name, values in found.items()}
 
 
 def draws(images: int, resamples: int, seed: int) -> np.ndarray:
@@ -45,55 +49,29 @@ def draws(images: int, resamples: int, seed: int) -> np.ndarray:
     return np.bincount(picked.ravel(), minlength=resamples * images).reshape(resamples, images)
 
 
-def bootstrap(
-    matches: Sequence[ImageMatches],
-    variant: Variant,
-    num_classes: int,
-    *,
-    resamples: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
-    thresholds: Sequence[float] | None = None,
-) -> Bootstrap:
-    """Percentile interval of AP^r when the images are drawn again with replacement (Efron 1979).
+def bootstrap(measure: Measure, images: int, *, entries: int = 0, resamples: int = 1000, seed: int = 0) -> Bootstrap:
+    """Measure when the ``images`` are drawn again with replacement. Nothing is matched again: weights do it exactly.
 
-    Nothing is matched again: a resample is a count per image, and `voc_apr.weighted_average_precision` gives its AP
-    exactly. A class that has no instance in a resample is NaN there and the mean over classes skips it (under
-    ``absent="zero"`` it is 0, as that convention has it); a resample without any instance is left out of the
-    percentiles. ``thresholds`` names some of `voc_apr.THRESHOLDS` to save the others' time. ValueError for an
-    unknown threshold, a confidence outside (0, 1), or no image.
+    ``entries`` is how many numbers the measure holds for one resample, such as its detections: resamples go to it in
+    parts of a bounded size. ValueError without an image or a resample.
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
-    asked = voc_apr.THRESHOLDS if thresholds is None else tuple(thresholds)
-    unknown = [threshold for threshold in asked if threshold not in voc_apr.THRESHOLDS]
-    if unknown:
-        raise ValueError(f"no matches at threshold {unknown[0]}; available: {voc_apr.THRESHOLDS}")
-    levels = [voc_apr.THRESHOLDS.index(threshold) for threshold in asked]
-    counts = draws(len(matches), resamples, seed)
-    rows = max(1, _CHUNK // max(1, sum(len(image.scores) for image in matches)))
-    parts = [
-        voc_apr.weighted_average_precision(matches, counts[start : start + rows], variant, num_classes, levels)
-        for start in range(0, resamples, rows)
-    ]
-    per_class = np.concatenate(parts)  # (B, T, C)
-    means = voc_apr.mean_over_classes(per_class)
-    whole = sorted(asked) == list(voc_apr.THRESHOLDS)
-    vol = voc_apr.mean_over_classes(per_class.mean(1)) if whole else np.full(resamples, np.nan)
-    low, high = _percentiles(means, confidence)
-    vol_low, vol_high = _percentiles(vol[:, None], confidence)
-    return Bootstrap(asked, low, high, float(vol_low[0]), float(vol_high[0]), means, vol)
+    counts = draws(images, resamples, seed)
+    rows = max(1, _CHUNK // max(1, images, entries))
+    parts = [measure(counts[start : start + rows]) for start in range(0, resamples, rows)]
+    samples = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return Bootstrap(whole(measure, images), samples)
 
 
-def _percentiles(values: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
-    """Lower and upper percentile of every column of (B, T) without its NaN entries; NaN for a column of NaN."""
-    tail = (1 - confidence) / 2
-    low, high = np.full((2, values.shape[1]), np.nan)
-    for column in range(values.shape[1]):
-        known = values[~np.isnan(values[:, column]), column]
-        if len(known):
-            low[column], high[column] = np.quantile(known, (tail, 1 - tail))
-    return low, high
+def percentiles(samples: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
+    """The middle ``confidence`` of (B,) resampled values, without the NaN among them (a resample without a single
+    instance has no AP); NaN if all are. ValueError for a confidence outside (0, 1).
+    """
+    _check(confidence)
+    known = samples[~np.isnan(samples)]
+    if not len(known):
+        return float("nan"), float("nan")
+    low, high = np.quantile(known, (0.5 - confidence / 2, 0.5 + confidence / 2))
+    return float(low), float(high)
 
 
 def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
@@ -101,8 +79,7 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float
 
     The half width is NaN for a single value: one seed says nothing about the spread. ValueError for no value.
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
+    _check(confidence)
     number = len(values)
     if not number:
         raise ValueError("an interval needs at least one value")
@@ -111,3 +88,8 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float
         return mean, float("nan")
     error = float(np.std(values, ddof=1)) / number**0.5
     return mean, float(stats.t.ppf((1 + confidence) / 2, number - 1)) * error
+
+
+def _check(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")

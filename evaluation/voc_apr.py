@@ -250,6 +250,21 @@ def weighted_average_precision(
     return result
 
 
+def measure(
+    matches: Sequence[ImageMatches], counts: np.ndarray, variant: Variant, categories: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """All numbers by name under image weights ``counts`` (B, images), see `evaluation.statistics.Measure`.
+
+    ``ap_r_10`` ... ``ap_r_90`` and ``ap_r_vol`` are means over classes, ``ap_r_50/NAME`` those of one class.
+    """
+    per_class = weighted_average_precision(matches, counts, variant, len(categories))
+    values = {f"ap_r_{10 * tenth}": mean_over_classes(per_class[:, row]) for row, tenth in enumerate(TENTHS)}
+    values["ap_r_vol"] = mean_over_classes(per_class.mean(1))
+    for row, tenth in enumerate(TENTHS):
+        values |= {f"ap_r_{10 * tenth}/{name}": per_class[:, row, column] for column, name in enumerate(categories)}
+    return values
+
+
 def _integrate(found: np.ndarray, seen: np.ndarray, positives: np.ndarray, variant: Variant) -> np.ndarray:
     """AP (B,) from the T correct detections alone, in score order.
 

@@ -32,14 +32,14 @@ class CellPlan(BaseModel):
     missing: tuple[str, ...]
 
 
-WEIGHTS, MATCHES = "weights.safetensors", "matches.npz"
+WEIGHTS = "weights.safetensors"
 
 
 def run_cell(plan: CellPlan, report: Reporter) -> None:
     """Run the missing steps in order; each writes a draft folder that appears when complete."""
     from harness.evaluate import evaluate
     from harness.plan import load_method, open_data
-    from harness.predict import FILE, predict
+    from harness.predict import predict
     from harness.store import SUMMARY, Store, write_text
     from harness.suite import build_config
     from harness.train import build_method, load_weights, save_weights, train
@@ -61,8 +61,7 @@ def run_cell(plan: CellPlan, report: Reporter) -> None:
                 load_weights(method, plan.folders["train"] / WEIGHTS)
                 summary = predict(method, splits.val, settings.predict, draft, report.of(step))
             else:
-                predictions = plan.folders["predict"] / FILE
-                summary = evaluate(splits.val, predictions, settings.evaluate, draft / MATCHES, report.of(step))
+                summary = evaluate(splits.val, plan.folders["predict"], settings.evaluate, draft, report.of(step))
             write_text(draft / SUMMARY, summary.model_dump_json(indent=1))
         report.finished(step)
 

@@ -44,7 +44,10 @@ from methods.grouping import GroupingConfig
 _STEP_CODE = {
     "train": ("harness/train.py", "harness/batches.py", "datasets/transforms.py"),
     "predict": ("harness/predict.py", "harness/batches.py", "datasets/transforms.py", "evaluation/masks.py"),
-    "evaluate": ("harness/evaluate.py", "evaluation/voc_apr.py", "evaluation/masks.py", "evaluation/statistics.py"),
+    "evaluate": (
+        *(f"harness/{name}.py" for name in ("evaluate", "judges", "judged")),
+        *(f"evaluation/{path.name}" for path in (ROOT / "evaluation").glob("*.py")),
+    ),
 }
 
 

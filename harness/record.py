@@ -31,17 +31,33 @@ class Metric(Frozen):
     high: float | None = None
 
 
-class Evaluation(Frozen):
-    """What the evaluate step writes: metrics by name (for example ``ap_r_50`` and ``ap_r_50/person``)."""
+class Verdict(Frozen):
+    """One metric's numbers by name (for example ``ap_r_50`` and ``ap_r_50/person``).
 
-    protocol: str
+    ``variant`` says under which convention, ``variants`` holds main numbers under other ones; ``instances`` is how
+    many truths were judged.
+    """
+
     version: str
     variant: str
-    images: int
     instances: int
-    confidence: float
     metrics: dict[str, Metric]
-    variants: dict[str, Number]
+    variants: dict[str, Number] = {}
+
+
+class Evaluation(Frozen):
+    """What the evaluate step writes: verdicts by kind of metric; the names of their numbers do not overlap."""
+
+    images: int
+    confidence: float
+    verdicts: dict[str, Verdict]
+
+    def find(self, metric: str) -> tuple[str, Metric] | None:
+        """The kind that has the number ``metric``, and the number; None where it was not measured."""
+        for kind, verdict in self.verdicts.items():
+            if metric in verdict.metrics:
+                return kind, verdict.metrics[metric]
+        return None
 
 
 class Environment(Frozen):

@@ -13,10 +13,10 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 STEPS = ("train", "predict", "evaluate")
 SUMMARY = "summary.json"  # every finished step has one: its cost, or its metrics
@@ -51,12 +51,17 @@ def code_digest(files: Iterable[Path]) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a whole file or nothing."""
+    write_file(path, lambda file: file.write(text.encode()))
+
+
+def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a whole file or nothing: to a temporary neighbour, then rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            write(file)
         os.chmod(name, 0o644)
         os.replace(name, path)
     except BaseException:

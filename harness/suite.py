@@ -128,8 +128,9 @@ class PredictSettings(Spec):
 
 
 class EvaluateSettings(Spec):
-    """``resamples`` of the bootstrap over images (0: no interval), at ``confidence``."""
+    """``protocols`` to judge by; ``resamples`` of the bootstrap over images (0: no interval), at ``confidence``."""
 
+    protocols: tuple[Literal["voc", "coco", "proposals", "semantic"], ...] = ("voc",)
     resamples: int = Field(1000, ge=0)
     confidence: float = Field(0.95, gt=0, lt=1)
 

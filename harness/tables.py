@@ -12,8 +12,9 @@ import pandas
 from tabulate import tabulate
 
 from evaluation.statistics import t_interval
+from harness.judged import KINDS
 from harness.names import UsageError
-from harness.record import Environment, Record
+from harness.record import Environment, Evaluation, Record
 from harness.suite import ROOT, Column, Preset, Reported, Row, Table
 
 REPORTED = ROOT / "results" / "reported"
@@ -84,7 +85,7 @@ def draw(
         head, body = (*head[:-3], head[-1]), [(*row[:-3], row[-1]) for row in body]
     elif table.compare == "none":
         head, body = head[:-3], [row[:-3] for row in body]
-    notes = [preset.description, *extra, *table.footnotes, *_notes(records), *_missing(body)]
+    notes = [preset.description, *extra, *table.footnotes, *_notes(table, records), *_missing(body)]
     return Drawn(table.title, head, tuple(body), pandas.DataFrame(numbers), tuple(notes))
 
 
@@ -139,9 +140,10 @@ def _lookup(record: Record, metric: str) -> Measured:
     if metric.startswith("cost."):
         _, part, name = metric.split(".")
         return Measured(float(getattr(getattr(record, part), name)), math.nan)
-    value = record.evaluation.metrics.get(metric)
-    if value is None:
+    found = record.evaluation.find(metric)
+    if found is None:
         return Measured(math.nan, math.nan)
+    _, value = found
     half = math.nan if value.low is None else 0.5 * (value.high - value.low)
     return Measured(value.value, half)
 
@@ -208,15 +210,24 @@ def _frame_row(
     return {**line, "paper": paper, "verdict": verdict}
 
 
-def _notes(records: Sequence[Record]) -> list[str]:
+def _notes(table: Table, records: Sequence[Record]) -> list[str]:
+    """What was judged how, for the metrics of this table; what it ran on."""
     done = [record for record in records if record.status == "ok"]
-    judged = {
-        f"AP^r variant {e.variant} (metric version {e.version}) on {e.images} images with {e.instances} instances; "
-        f"± is half of the {100 * e.confidence:g} % interval: over images for one seed, over seeds for several"
-        for e in (record.evaluation for record in done)
-    }
+    judged = set()
+    for evaluation in (record.evaluation for record in done):
+        kinds = {found[0] for column in table.columns if (found := evaluation.find(column.metric))}
+        judged |= {_judged(kind, evaluation) for kind in kinds}
     ran = {_where(cost.environment) for record in done for cost in (record.train, record.predict)}
     return [*sorted(judged), *sorted(ran)]
+
+
+def _judged(kind: str, evaluation: Evaluation) -> str:
+    verdict, percent = evaluation.verdicts[kind], f"{100 * evaluation.confidence:g} %"
+    return (
+        f"{KINDS[kind].title}: variant {verdict.variant} (metric version {verdict.version}) on {evaluation.images} "
+        f"images with {verdict.instances} instances; ± is half of the {percent} interval: over images for one seed, "
+        "over seeds for several"
+    )
 
 
 def _where(ran: Environment) -> str:

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluation import statistics, voc_apr
+from evaluation.statistics import Bootstrap, Measure
 from evaluation.voc_apr import ImageMatches, Variant
 
 AREA, POINTS = Variant(), Variant(integral="11-point")
@@ -42,6 +43,21 @@ def written_out(matches: list[ImageMatches], counts: np.ndarray) -> ImageMatches
     scores = np.repeat(np.concatenate([match.scores for match in matches]), times)
     correct = np.repeat(np.concatenate([match.correct for match in matches], axis=1), times, axis=1)
     return ImageMatches(labels, scores, correct, counts @ np.stack([match.truth_counts for match in matches]))
+
+
+def apr(matches: list[ImageMatches], variant: Variant, classes: int) -> Measure:
+    """AP^r at the nine thresholds ("10" ... "90") and AP^r_vol ("vol")."""
+    names = [str(number + 1) for number in range(classes)]
+
+    def measure(counts: np.ndarray) -> dict[str, np.ndarray]:
+        found = voc_apr.measure(matches, counts, variant, names)
+        return {name.removeprefix("ap_r_"): values for name, values in found.items()}
+
+    return measure
+
+
+def resampled(matches: list[ImageMatches], variant: Variant, classes: int, **settings: int) -> Bootstrap:
+    return statistics.bootstrap(apr(matches, variant, classes), len(matches), **settings)
 
 
 def slow_ap(match: ImageMatches, level: int, label: int, points: bool) -> float:
@@ -102,13 +118,13 @@ def test_draws_are_counts_and_depend_on_the_seed_alone() -> None:
 def test_a_resample_by_hand() -> None:
     # Image 0: its one truth is found. Image 1: its one truth is missed. Drawn (2, 0): AP 1; (1, 1): 1/2; (0, 2): 0.
     matches = [image([1], [0.9], [1], [1]), image([], [], [], [1])]
-    result = statistics.bootstrap(matches, AREA, 1, resamples=500, seed=7)
+    result = resampled(matches, AREA, 1, resamples=500, seed=7)
     expected = statistics.draws(2, 500, seed=7)[:, 0] / 2
-    assert np.array_equal(result.means[:, 4], expected)
-    assert np.array_equal(result.vol, expected)
-    assert (result.low[4], result.high[4]) == (0.0, 1.0)  # a quarter of the resamples lies at either end
-    narrow = statistics.bootstrap(matches, AREA, 1, resamples=500, seed=7, confidence=0.4)
-    assert (narrow.vol_low, narrow.vol_high) == (0.5, 0.5)  # the middle 40 % lie in the middle half
+    assert np.array_equal(result.samples["50"], expected)
+    assert np.array_equal(result.samples["vol"], expected)
+    assert result.values["50"] == result.values["50/1"] == 0.5
+    assert result.interval("50") == (0.0, 1.0)  # a quarter of the resamples lies at either end
+    assert result.interval("vol", confidence=0.4) == (0.5, 0.5)  # the middle 40 % lie in the middle half
 
 
 def test_a_class_that_was_not_drawn_is_skipped() -> None:
@@ -116,23 +132,23 @@ def test_a_class_that_was_not_drawn_is_skipped() -> None:
     # (0, 2): class 2 alone, mean 0. Under "zero" the missing class counts as 0: 1/2, 1/2, 0.
     matches = [image([1], [0.9], [1], [1, 0]), image([], [], [], [0, 1])]
     first = statistics.draws(2, 300, seed=0)[:, 0]
-    skipped = statistics.bootstrap(matches, AREA, 2, resamples=300)
-    assert np.array_equal(skipped.means[:, 0], np.choose(first, [0.0, 0.5, 1.0]))
-    counted = statistics.bootstrap(matches, Variant(absent="zero"), 2, resamples=300)
-    assert np.array_equal(counted.means[:, 0], np.choose(first, [0.0, 0.5, 0.5]))
+    skipped = resampled(matches, AREA, 2, resamples=300)
+    assert np.array_equal(skipped.samples["10"], np.choose(first, [0.0, 0.5, 1.0]))
+    counted = resampled(matches, Variant(absent="zero"), 2, resamples=300)
+    assert np.array_equal(counted.samples["10"], np.choose(first, [0.0, 0.5, 0.5]))
 
 
 def test_a_resample_without_any_instance_is_left_out() -> None:
     # Image 1 has no truth: drawn twice there is no AP. Otherwise the one class is found at precision 1.
     matches = [image([1], [0.9], [1], [1]), image([], [], [], [0])]
-    result = statistics.bootstrap(matches, AREA, 1, resamples=300)
-    assert np.isnan(result.means[:, 0]).sum() == (statistics.draws(2, 300, seed=0)[:, 0] == 0).sum() > 0
-    assert (result.low[0], result.high[0], result.vol_low, result.vol_high) == (1.0, 1.0, 1.0, 1.0)
+    result = resampled(matches, AREA, 1, resamples=300)
+    assert np.isnan(result.samples["10"]).sum() == (statistics.draws(2, 300, seed=0)[:, 0] == 0).sum() > 0
+    assert result.interval("10") == result.interval("vol") == (1.0, 1.0)
 
 
 def test_no_instance_in_any_image_gives_nan() -> None:
-    result = statistics.bootstrap([image([1], [0.9], [0], [0])], AREA, 1, resamples=10)
-    assert np.isnan([*result.low, *result.high, result.vol_low, result.vol_high]).all()
+    result = resampled([image([1], [0.9], [0], [0])], AREA, 1, resamples=10)
+    assert np.isnan([result.values["50"], *result.interval("50"), *result.interval("vol")]).all()
 
 
 def many(seed: int, scale: float = 1.0) -> list[ImageMatches]:
@@ -149,40 +165,35 @@ def many(seed: int, scale: float = 1.0) -> list[ImageMatches]:
 def test_the_interval_holds_the_value_and_every_resample_is_an_average_precision() -> None:
     matches = many(0)
     value = voc_apr.average_precision(matches, AREA, 3)
-    result = statistics.bootstrap(matches, AREA, 3, resamples=400)
-    assert (result.low < value.mean).all()
-    assert (value.mean < result.high).all()
-    assert result.vol_low < value.vol < result.vol_high
-    assert ((result.means >= 0) & (result.means <= 1)).all()
-    wide = statistics.bootstrap(matches, AREA, 3, resamples=400, confidence=0.99)
-    assert (wide.low <= result.low).all()
-    assert (wide.high >= result.high).all()
+    result = resampled(matches, AREA, 3, resamples=400)
+    assert result.values["vol"] == value.vol
+    for row, percent in enumerate(range(10, 100, 10)):
+        assert result.values[str(percent)] == value.mean[row]
+        assert result.values[f"{percent}/2"] == value.per_class[row, 1]
+    for name, samples in result.samples.items():
+        low, high = result.interval(name)
+        wide_low, wide_high = result.interval(name, confidence=0.99)
+        assert wide_low <= low < result.values[name] < high <= wide_high
+        assert ((samples >= 0) & (samples <= 1)).all()
 
 
 def test_two_methods_are_compared_on_the_same_images() -> None:
     # The second method has the first one's detections and loses some of the correct ones: worse in every resample.
     better, worse = many(3, 1.0), many(3, 0.6)
-    one, two = (statistics.bootstrap(matches, AREA, 3, resamples=300, seed=5) for matches in (better, worse))
-    assert (one.vol > two.vol).all()
+    one, two = (resampled(matches, AREA, 3, resamples=300, seed=5).samples["vol"] for matches in (better, worse))
+    assert (one > two).all()
     # Paired, the difference is surer than two methods on draws of their own.
-    other = statistics.bootstrap(worse, AREA, 3, resamples=300, seed=6)
-    assert np.std(one.vol - two.vol) < np.std(one.vol - other.vol)
-
-
-def test_only_the_thresholds_asked_for() -> None:
-    whole = statistics.bootstrap(many(1), AREA, 3, resamples=50)
-    some = statistics.bootstrap(many(1), AREA, 3, resamples=50, thresholds=(0.7, 0.5))
-    assert some.thresholds == (0.7, 0.5)
-    assert np.array_equal(some.means, whole.means[:, [6, 4]])
-    assert np.isnan(some.vol_low)  # AP^r_vol is the mean over all nine
-    with pytest.raises(ValueError, match=r"no matches at threshold 0\.75"):
-        statistics.bootstrap(many(1), AREA, 3, thresholds=(0.75,))
+    other = resampled(worse, AREA, 3, resamples=300, seed=6).samples["vol"]
+    assert np.std(one - two) < np.std(one - other)
 
 
 def test_the_chunks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = statistics.bootstrap(many(2), POINTS, 3, resamples=50)
-    monkeypatch.setattr(statistics, "_CHUNK", 7 * sum(len(match.scores) for match in many(2)))
-    assert np.array_equal(statistics.bootstrap(many(2), POINTS, 3, resamples=50).means, whole.means)
+    whole = resampled(many(2), POINTS, 3, resamples=50)
+    entries = sum(len(match.scores) for match in many(2))
+    monkeypatch.setattr(statistics, "_CHUNK", 7 * entries)
+    parts = resampled(many(2), POINTS, 3, resamples=50, entries=entries)
+    for name, samples in whole.samples.items():
+        assert np.array_equal(parts.samples[name], samples)
 
 
 def test_the_t_interval_by_table() -> None:
@@ -204,8 +215,8 @@ def test_nothing_to_average_is_an_error() -> None:
     with pytest.raises(ValueError, match="at least one value"):
         statistics.t_interval([])
     with pytest.raises(ValueError, match="at least one image"):
-        statistics.bootstrap([], AREA, 1)
+        resampled([], AREA, 1)
     with pytest.raises(ValueError, match="between 0 and 1"):
-        statistics.bootstrap(many(0), AREA, 3, confidence=95)
+        statistics.percentiles(np.zeros(3), confidence=95)
     with pytest.raises(ValueError, match="between 0 and 1"):
         statistics.t_interval([1.0, 2.0], confidence=95)

@@ -78,7 +78,7 @@ def test_main_job_from_plan_to_table_and_again(tmp_path: Path) -> None:
     assert set(found) == {"pull_push_shift", "pull_push_fixed", "pull_push_oracle", "mask_rcnn"}
     for record in found.values():
         assert record["status"] == "ok"
-        assert 0.0 <= record["evaluation"]["metrics"]["ap_r_50"]["value"] <= 1.0
+        assert 0.0 <= record["evaluation"]["verdicts"]["voc"]["metrics"]["ap_r_50"]["value"] <= 1.0
         assert record["evaluation"]["images"] == 4
         assert record["train"]["steps"] == 4
         assert record["predict"]["network_ms"] > 0

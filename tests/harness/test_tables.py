@@ -7,7 +7,7 @@ import math
 import pytest
 
 from harness.names import UsageError
-from harness.record import Environment, Evaluation, Metric, PredictCost, Provenance, Record, TrainCost
+from harness.record import Environment, Evaluation, Metric, PredictCost, Provenance, Record, TrainCost, Verdict
 from harness.suite import (
     Column,
     Data,
@@ -49,8 +49,10 @@ def record(row: str, value: float, low: float = 0.4, high: float = 0.6, seed: in
         reason="" if status == "ok" else "out of " + "luck " * 30,
         settings=settings,
         evaluation=Evaluation(
-            protocol="voc", version="1", variant="area/mnc/count/nan", images=4, instances=9, confidence=0.95,
-            metrics={"ap_r_50": metric}, variants={},
+            images=4, confidence=0.95,
+            verdicts={
+                "voc": Verdict(version="1", variant="area/mnc/count/nan", instances=9, metrics={"ap_r_50": metric}),
+            },
         ),
         train=TrainCost(
             seconds=12.4, steps=3, parameters=10, peak_memory=10**9, losses={}, weights_digest="", environment=HERE
@@ -102,7 +104,7 @@ def test_numbers_that_do_not_exist_are_null_in_the_file() -> None:
     text = one.model_dump_json()
     assert "NaN" not in text
     read = Record.model_validate_json(text)
-    assert math.isnan(read.evaluation.metrics["ap_r_50"].value)
+    assert math.isnan(read.evaluation.find("ap_r_50")[1].value)
     assert math.isnan(read.predict.grouping_ms)
 
 

@@ -1,0 +1,256 @@
+"""COCO's JSON files: annotations (``instances_*.json``) and results, whoever wrote them.
+
+Every entry is checked before it is used; what is wrong is a `UsageError` that names the file and the entry.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco
+
+from evaluation import masks
+from evaluation.masks import RunLengths
+from harness.names import UsageError
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """The annotation of one image: N run-length masks, which may overlap.
+
+    ``labels``: (N,) int64 in 1..C, the category's place in `Annotations.categories`. ``crowd``: (N,) bool.
+    ``areas``: (N,) float64, as the file gives them, or the mask's where it gives none.
+    """
+
+    masks: Sequence[RunLengths]
+    labels: np.ndarray
+    crowd: np.ndarray
+    areas: np.ndarray
+
+
+@dataclass(frozen=True)
+class Found:
+    """The results on one image: M run-length masks, ``labels`` (M,) int64 in 1..C, ``scores`` (M,) float64."""
+
+    masks: Sequence[RunLengths]
+    labels: np.ndarray
+    scores: np.ndarray
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """An annotation file: images and categories by ascending id, as pycocotools takes them, and the entries."""
+
+    path: Path
+    sizes: Mapping[int | str, tuple[int, int]]
+    categories: tuple[str, ...]
+    label_of: Mapping[int, int]
+    entries: Mapping[int | str, Sequence[tuple[int, Mapping[str, Any]]]]  # by image: (place in the file, entry)
+
+    def __getitem__(self, image_id: int | str) -> Annotated:
+        size, entries = self.sizes[image_id], self.entries.get(image_id, ())
+        regions = [_mask(self.path, "annotation", place, entry, size) for place, entry in entries]
+        _check(self.path, "annotation", entries, regions, size)
+        areas = masks.areas(regions).astype(np.float64)
+        for row, (place, entry) in enumerate(entries):
+            if "area" in entry:
+                areas[row] = _number(self.path, "annotation", place, entry, "area")
+        return Annotated(
+            regions,
+            np.array([self.label_of[entry["category_id"]] for _, entry in entries], np.int64),
+            np.array([bool(entry.get("iscrowd", 0)) for _, entry in entries], np.bool_),
+            areas,
+        )
+
+
+@dataclass(frozen=True)
+class Results:
+    """Anybody's results by image, still as the file has them."""
+
+    path: Path
+    label_of: Mapping[int, int]
+    entries: Mapping[int | str, Sequence[tuple[int, Mapping[str, Any]]]]  # by image: (place in the file, entry)
+
+    def found(self, image_id: int | str, size: tuple[int, int]) -> Found:
+        """The results on one image of ``size`` (height, width). `UsageError` for a mask that does not fit it."""
+        entries = self.entries.get(image_id, ())
+        regions = [_mask(self.path, "result", place, entry, size) for place, entry in entries]
+        _check(self.path, "result", entries, regions, size)
+        return Found(
+            regions,
+            np.array([self.label_of[entry["category_id"]] for _, entry in entries], np.int64),
+            np.array([entry["score"] for _, entry in entries], np.float64),
+        )
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file. `UsageError` where it is missing, empty, cut off, or no JSON."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if not text.strip():
+            raise UsageError(f"{path} is empty")
+        return json.loads(text)
+    except IsADirectoryError:
+        raise UsageError(f"{path} is a folder; a JSON file is needed") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not a JSON file: {error}") from error
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise UsageError(f"{path} is not valid JSON, or was cut off: {error}") from error
+
+
+def read_annotations(path: Path) -> Annotations:
+    """Read COCO annotations. `UsageError` for a file of another form, double ids, unknown images or categories."""
+    content = read_json(path)
+    if not isinstance(content, dict) or not {"images", "annotations", "categories"} <= content.keys():
+        raise UsageError(f"{path} is not a COCO annotation file: it needs images, annotations and categories")
+    sizes: dict[int | str, tuple[int, int]] = {}
+    for place, image in enumerate(_list(path, content, "images")):
+        image_id, height, width = (_field(path, "image", place, image, name) for name in ("id", "height", "width"))
+        if type(image_id) not in (int, str) or image_id in sizes:
+            raise UsageError(f"{path}, image {place}: the id {image_id!r} occurs twice or is neither number nor text")
+        if not all(type(side) is int and side > 0 for side in (height, width)):
+            raise UsageError(f"{path}, image {place} (id {image_id!r}): height and width must be whole numbers above 0")
+        sizes[image_id] = (height, width)
+    if not sizes:
+        raise UsageError(f"{path} holds no images")
+    names: dict[int, str] = {}
+    for place, category in enumerate(_list(path, content, "categories")):
+        number, name = (_field(path, "category", place, category, key) for key in ("id", "name"))
+        if type(number) is not int or number in names or str(name) in names.values():
+            raise UsageError(f"{path}, category {place}: id {number!r} or name {name!r} is no number or occurs twice")
+        names[number] = str(name)
+    order = sorted(names)
+    label_of = {number: label for label, number in enumerate(order, 1)}
+    entries = _by_image(
+        path, "annotation", _list(path, content, "annotations"), dict(zip(sizes, sizes, strict=True)), label_of
+    )
+    ordered = {image_id: sizes[image_id] for image_id in sorted(sizes, key=lambda i: (isinstance(i, str), i))}
+    return Annotations(path, ordered, tuple(names[number] for number in order), label_of, entries)
+
+
+def read_results(path: Path, known: Mapping[int | str, int | str], label_of: Mapping[int, int] | None) -> Results:
+    """Read a COCO results file: a list of {image_id, category_id, segmentation, score}; other keys are ignored.
+
+    ``known`` maps an image_id of the file to the truth's, ``label_of`` a category_id to its label; None: categories do
+    not matter, may be missing, and every label is 1. `UsageError` for another form, an unknown image or category, a
+    score that is no finite number. A ``.jsonl.gz`` of this program's predict step is read as well.
+    """
+    content = read_lines(path, label_of is None) if path.name.endswith(".jsonl.gz") else read_json(path)
+    if not isinstance(content, list):
+        hint = " (an annotation file? that is the --ground-truth)" if "annotations" in content else ""
+        raise UsageError(f"{path} is not a COCO results file, a list of results{hint}")
+    if label_of is None:
+        content = [{**entry, "category_id": 1} if isinstance(entry, dict) else entry for entry in content]
+        label_of = {1: 1}
+    entries = _by_image(path, "result", content, known, label_of)
+    for of_image in entries.values():
+        for place, entry in of_image:
+            _number(path, "result", place, entry, "score")
+    return Results(path, label_of, entries)
+
+
+def read_lines(path: Path, proposals: bool) -> list[dict[str, Any]]:
+    """The results of a predictions file of this program, in COCO's form; its proposals where it has any and they are
+    asked for.
+    """
+    results = []
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            for line in map(json.loads, file):
+                found = line.get("proposals", line["results"]) if proposals else line["results"]
+                results += [{**entry, "image_id": line["image_id"]} for entry in found]
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{path} cannot be read as predictions: {type(error).__name__}: {error}") from error
+    return results
+
+
+def _by_image(
+    path: Path,
+    kind: str,
+    content: Sequence[Any],
+    known: Mapping[int | str, int | str],
+    label_of: Mapping[int, int],
+) -> dict[int | str, list[tuple[int, Mapping[str, Any]]]]:
+    found: dict[int | str, list[tuple[int, Mapping[str, Any]]]] = {}
+    for place, entry in enumerate(content):
+        image_id, category = (_field(path, kind, place, entry, name) for name in ("image_id", "category_id"))
+        if type(image_id) not in (int, str) or image_id not in known:
+            examples = ", ".join(repr(one) for one in list(known)[:3])
+            raise UsageError(f"{path}, {kind} {place}: unknown image_id {image_id!r}; there are {examples}, ...")
+        if type(category) is not int or category not in label_of:
+            names = ", ".join(map(str, list(label_of)[:12])) + (", ..." if len(label_of) > 12 else "")
+            raise UsageError(f"{path}, {kind} {place}: unknown category_id {category!r}; there are {names}")
+        found.setdefault(known[image_id], []).append((place, entry))
+    return found
+
+
+def _mask(path: Path, kind: str, place: int, entry: Mapping[str, Any], size: tuple[int, int]) -> RunLengths:
+    """``segmentation`` as compressed run lengths: they may be given so, uncompressed, or as polygons."""
+    if "segmentation" not in entry:
+        boxes = "; boxes alone cannot be judged: masks are needed" if "bbox" in entry else ""
+        raise UsageError(f"{path}, {kind} {place} has no 'segmentation'{boxes}")
+    region = entry["segmentation"]
+    try:
+        if isinstance(region, dict) and isinstance(region.get("counts"), str):
+            return RunLengths(size=list(region["size"]), counts=region["counts"])
+        if isinstance(region, dict) and isinstance(region.get("counts"), list):
+            if sum(region["counts"]) != size[0] * size[1] or min(region["counts"], default=0) < 0:
+                raise ValueError(f"its runs cover {sum(region['counts'])} pixels, the image has {size[0] * size[1]}")
+            if list(region["size"]) != list(size):
+                raise ValueError(f"its size is {region['size']}, the image's {list(size)} (height, width)")
+            packed = coco.frPyObjects(region, *size)
+        elif isinstance(region, list) and region:
+            if any(len(polygon) < 6 or len(polygon) % 2 for polygon in region):
+                raise ValueError("a polygon needs three points or more, x and y of each")
+            if not np.isfinite(np.concatenate([np.asarray(polygon, np.float64) for polygon in region])).all():
+                raise ValueError("a coordinate is not a finite number")
+            packed = coco.merge(coco.frPyObjects(region, *size))
+        else:
+            raise ValueError("it must be run lengths {size, counts} or a list of polygons")
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        raise UsageError(f"{path}, {kind} {place} (image {entry['image_id']!r}): segmentation: {error}") from error
+    return RunLengths(size=list(size), counts=packed["counts"].decode("ascii"))
+
+
+def _check(
+    path: Path, kind: str, entries: Sequence[tuple[int, Any]], regions: Sequence[RunLengths], size: tuple[int, int]
+) -> None:
+    try:
+        masks.check(regions, size)
+    except ValueError:  # find the one, to name its place in the file
+        for (place, entry), region in zip(entries, regions, strict=True):
+            try:
+                masks.check([region], size)
+            except ValueError as error:
+                text = str(error).replace("mask 0", "its mask")
+                raise UsageError(f"{path}, {kind} {place} (image {entry['image_id']!r}): {text}") from None
+        raise
+
+
+def _number(path: Path, kind: str, place: int, entry: Mapping[str, Any], name: str) -> float:
+    value = _field(path, kind, place, entry, name)
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise UsageError(f"{path}, {kind} {place} (image {entry['image_id']!r}): {name} is {value!r}, not a number")
+    return float(value)
+
+
+def _field(path: Path, kind: str, place: int, entry: Any, name: str) -> Any:
+    if not isinstance(entry, dict) or name not in entry:
+        raise UsageError(f"{path}, {kind} {place} has no {name!r}")
+    return entry[name]
+
+
+def _list(path: Path, content: Mapping[str, Any], name: str) -> list[Any]:
+    if not isinstance(content[name], list):
+        raise UsageError(f"{path}: {name} must be a list")
+    return content[name]

@@ -1,0 +1,129 @@
+"""What judging came to: per-image matches of one metric, stored; every number and interval follows from them alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evaluation import statistics, voc_apr
+from harness.names import UsageError
+from harness.record import Metric, Verdict
+from harness.store import write_file
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A metric as the harness sees it: what it stores for an image, and how numbers follow from that.
+
+    ``measure(matches, counts, **options)`` is the metric's own; ``shown`` names the numbers of a short table, in
+    order, and ``ragged`` a field of ``matches`` whose last axis is what an image brings most of.
+    """
+
+    title: str
+    version: str
+    matches: type
+    measure: Callable[..., Mapping[str, np.ndarray]]
+    ragged: str
+    shown: tuple[str, ...]
+
+
+KINDS: dict[str, Kind] = {
+    "voc": Kind(
+        "VOC AP^r",
+        voc_apr.VERSION,
+        voc_apr.ImageMatches,
+        lambda matches, counts, categories, **variant: voc_apr.measure(
+            matches, counts, voc_apr.Variant(**variant), categories
+        ),
+        "scores",
+        ("ap_r_50", "ap_r_70", "ap_r_vol"),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One metric on one set of predictions.
+
+    ``kind`` is a key of `KINDS`; ``options`` what its measure needs beside the matches (JSON values); ``image_ids``
+    and ``matches`` stand in the same order. ``variant`` is the convention in words, ``variants`` numbers under other
+    conventions, ``curves`` named lists for plots; ``instances`` how many truths were judged.
+    """
+
+    kind: str
+    variant: str
+    options: Mapping[str, Any]
+    image_ids: Sequence[str]
+    matches: Sequence[Any]
+    instances: int
+    variants: Mapping[str, float] = field(default_factory=dict)
+    curves: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+    def measure(self, counts: np.ndarray) -> Mapping[str, np.ndarray]:
+        """The metric's numbers under image weights; see `evaluation.statistics.Measure`."""
+        return KINDS[self.kind].measure(self.matches, counts, **self.options)
+
+    def entries(self) -> int:
+        """How many numbers one resample holds."""
+        return sum(getattr(match, KINDS[self.kind].ragged).shape[-1] for match in self.matches)
+
+    def bootstrap(self, resamples: int) -> statistics.Bootstrap:
+        return statistics.bootstrap(self.measure, len(self.matches), entries=self.entries(), resamples=resamples)
+
+    def verdict(self, resamples: int, confidence: float) -> Verdict:
+        """For the record: every number, with its interval over images where ``resamples`` is not 0."""
+        return Verdict(
+            version=KINDS[self.kind].version,
+            variant=self.variant,
+            instances=self.instances,
+            metrics=self._metrics(resamples, confidence),
+            variants=dict(self.variants),
+        )
+
+    def _metrics(self, resamples: int, confidence: float) -> dict[str, Metric]:
+        if not resamples:
+            return {name: Metric(value=v) for name, v in statistics.whole(self.measure, len(self.matches)).items()}
+        found = self.bootstrap(resamples)
+        metrics = {}
+        for name, value in found.values.items():
+            low, high = found.interval(name, confidence)
+            known = not (np.isnan(low) or np.isnan(value))
+            metrics[name] = Metric(value=value, low=low if known else None, high=high if known else None)
+        return metrics
+
+
+def save(path: Path, judged: Judged) -> None:
+    """Write the matches of all images in one file: each field joined along its last axis, and the lengths."""
+    about = {"kind": judged.kind, "version": KINDS[judged.kind].version, "variant": judged.variant}
+    about |= {"options": dict(judged.options), "image_ids": list(judged.image_ids), "instances": judged.instances}
+    arrays = {"about": np.array(json.dumps(about))}
+    for name in (one.name for one in dataclasses.fields(KINDS[judged.kind].matches)):
+        parts = [np.atleast_1d(getattr(match, name)) for match in judged.matches]
+        arrays[name] = np.concatenate(parts, axis=-1)
+        arrays[f"{name}.lengths"] = np.array([part.shape[-1] for part in parts], np.int64)
+    write_file(path, lambda file: np.savez_compressed(file, **arrays))
+
+
+def load(path: Path) -> Judged:
+    """Read what `save` wrote. `UsageError` for a file that is missing, broken, or of another version of the metric."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            about = json.loads(str(file["about"]))
+            kind = KINDS[about["kind"]]
+            columns = []
+            for name in (one.name for one in dataclasses.fields(kind.matches)):
+                bounds = np.cumsum(file[f"{name}.lengths"])[:-1]
+                columns.append(np.split(file[name], bounds, axis=-1))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UsageError(f"{path} holds no matches of this program ({type(error).__name__}: {error})") from error
+    if about["version"] != kind.version:
+        raise UsageError(f"{path} was made by version {about['version']} of its metric, this is {kind.version}")
+    matches = [kind.matches(*parts) for parts in zip(*columns, strict=True)]
+    return Judged(about["kind"], about["variant"], about["options"], about["image_ids"], matches, about["instances"])
