@@ -46,7 +46,8 @@ def image_truth(sample: Sample) -> ImageTruth:
 
 
 def _feed_voc(judge: VocJudge, sample: Sample, results: ImageResults, _: Path) -> None:
-    judge.add(sample.image_id, image_truth(sample), ImageDetections(results.masks, results.labels, results.scores))
+    found = ImageDetections(results.masks, results.labels, results.scores)
+    judge.add(sample.image_id, image_truth(sample), found, sample.attributes and vars(sample.attributes))
 
 
 JUDGES: dict[str, Callable[[Dataset], object]] = {"voc": lambda data: VocJudge(data.info.categories)}

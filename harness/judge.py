@@ -62,9 +62,8 @@ def run(task: Task, console: Console) -> int:
 def _summary(judged: Judged, verdict: Verdict, task: Task) -> str:
     kind = KINDS[judged.kind]
     shown = [name for name in kind.shown if name in verdict.metrics]
-    for name in shown[:1]:  # the first number by class, where classes are few
-        parts = [other for other in verdict.metrics if other.startswith(f"{name}/")]
-        shown += parts if len(parts) <= _NAMED else []
+    parts = [name for name in verdict.metrics if kind.by_class and name.startswith(f"{kind.by_class}/")]
+    shown += parts if len(parts) <= _NAMED else []
     rows = [(name, *_cells(verdict, name)) for name in shown]
     head = ("number", "value", f"{100 * task.confidence:g} % interval")
     title = f"{kind.title}: {judged.variant}; {len(judged.matches)} images, {judged.instances} instances"

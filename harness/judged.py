@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation import statistics, voc_apr
+from evaluation import breakdowns, error_budget, statistics, voc_apr
 from harness.names import UsageError
 from harness.record import Metric, Verdict
 from harness.store import write_file
@@ -23,7 +23,8 @@ class Kind:
     """A metric as the harness sees it: what it stores for an image, and how numbers follow from that.
 
     ``measure(matches, counts, **options)`` is the metric's own; ``shown`` names the numbers of a short table, in
-    order, and ``ragged`` a field of ``matches`` whose last axis is what an image brings most of.
+    order, ``by_class`` the one that it gives for each class, and ``ragged`` a field of ``matches`` whose last axis is
+    what an image brings most of.
     """
 
     title: str
@@ -32,6 +33,11 @@ class Kind:
     measure: Callable[..., Mapping[str, np.ndarray]]
     ragged: str
     shown: tuple[str, ...]
+    by_class: str = ""
+
+
+def _bins(listed: Sequence[Mapping[str, Any]]) -> list[breakdowns.Bins]:
+    return [breakdowns.Bins(one["attribute"], tuple(one["names"]), tuple(one["edges"])) for one in listed]
 
 
 KINDS: dict[str, Kind] = {
@@ -39,11 +45,28 @@ KINDS: dict[str, Kind] = {
         "VOC AP^r",
         voc_apr.VERSION,
         voc_apr.ImageMatches,
-        lambda matches, counts, categories, **variant: voc_apr.measure(
+        lambda matches, counts, categories, variant: voc_apr.measure(
             matches, counts, voc_apr.Variant(**variant), categories
         ),
         "scores",
         ("ap_r_50", "ap_r_70", "ap_r_vol"),
+        by_class="ap_r_50",
+    ),
+    "errors": Kind(
+        "What AP^r 0.5 is lost to",
+        error_budget.VERSION,
+        error_budget.ImageMatches,
+        error_budget.measure,
+        "scores",
+        tuple(f"lost_{name}" for name in error_budget.ERRORS),
+    ),
+    "breakdowns": Kind(
+        "Recall at IoU 0.5 by property",
+        breakdowns.VERSION,
+        breakdowns.ImageMatches,
+        lambda matches, counts, categories, bins: breakdowns.measure(matches, counts, _bins(bins), categories),
+        "scores",
+        tuple(f"recall_50[{one.attribute}={name}]" for one in breakdowns.BINS for name in one.names),
     ),
 }
 

@@ -6,9 +6,11 @@ They hold no masks: memory grows by a few numbers an instance.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from evaluation import voc_apr
+import numpy as np
+
+from evaluation import breakdowns, error_budget, voc_apr
 from evaluation.voc_apr import ImageDetections, ImageMatches, ImageTruth, Variant
 from harness.judged import Judged
 
@@ -17,26 +19,49 @@ MATCHINGS = [(matching, void) for matching in voc_apr.MATCHINGS for void in voc_
 
 
 class VocJudge:
-    """VOC AP^r under ``variant``, with the other conventions' main numbers beside it."""
+    """VOC AP^r under ``variant``, with the other conventions' main numbers beside it, errors and breakdowns."""
 
     def __init__(self, categories: Sequence[str], variant: Variant = DEFAULT) -> None:
         self.categories, self.variant = tuple(categories), variant
         self.variants = [dataclasses.replace(variant, matching=m, void=v) for m, v in MATCHINGS]
         self.matches: dict[Variant, list[ImageMatches]] = {one: [] for one in self.variants}
+        self.errors: list[error_budget.ImageMatches] = []
+        self.bins: list[breakdowns.Bins] = []
+        self.parts: list[breakdowns.ImageMatches] = []
         self.image_ids: list[str] = []
 
-    def add(self, image_id: str, truth: ImageTruth, found: ImageDetections) -> None:
-        outcomes = voc_apr.match_variants(truth, found, self.variants, len(self.categories))
+    def add(
+        self,
+        image_id: str,
+        truth: ImageTruth,
+        found: ImageDetections,
+        attributes: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        """``attributes`` of the truths by name, where the data know them; else what the map itself says."""
+        classes = len(self.categories)
+        outcomes = voc_apr.match_variants(truth, found, self.variants, classes)
         for variant, outcome in zip(self.variants, outcomes, strict=True):
             self.matches[variant].append(outcome)
+        self.errors.append(error_budget.match_image(truth, found, classes))
+        known = breakdowns.attributes_of(truth.instances, truth.labels) if attributes is None else attributes
+        self.bins = self.bins or [one for one in breakdowns.BINS if one.attribute in known]
+        self.parts.append(breakdowns.match_image(truth, found, known, self.bins, classes))
         self.image_ids.append(image_id)
 
     def finish(self) -> list[Judged]:
         matches = self.matches[self.variant]
-        options = {"categories": self.categories, **dataclasses.asdict(self.variant)}
         instances = int(sum(match.truth_counts.sum() for match in matches))
-        variants = self._variants()
-        return [Judged("voc", self.variant.tag, options, self.image_ids, matches, instances, variants)]
+        names, bins = {"categories": self.categories}, [dataclasses.asdict(one) for one in self.bins]
+
+        def judged(kind: str, convention: Variant, matches: Sequence[object], **options: object) -> Judged:
+            return Judged(kind, convention.tag, {**names, **options}, self.image_ids, matches, instances)
+
+        main = judged("voc", self.variant, matches, variant=dataclasses.asdict(self.variant))
+        return [
+            dataclasses.replace(main, variants=self._variants()),
+            judged("errors", DEFAULT, self.errors),
+            judged("breakdowns", DEFAULT, self.parts, bins=bins),
+        ]
 
     def _variants(self) -> dict[str, float]:
         """Mean AP^r at 0.5 and over 0.1..0.9 under each convention, by its tag."""

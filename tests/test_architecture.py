@@ -31,7 +31,12 @@ HELPERS = {
         "methods.scoring",
     },
     "datasets": {"datasets", "datasets.base", "datasets.transforms", "datasets.files"},
-    "evaluation": {"evaluation", "evaluation.masks", "evaluation.statistics", "evaluation.voc_apr"},
+    "evaluation": {
+        "evaluation",
+        "evaluation.masks",
+        "evaluation.statistics",
+        "evaluation.voc_apr",
+    },  # voc_apr: what its errors and breakdowns explain,
 }
 
 
