@@ -1,9 +1,9 @@
-"""What benchmarks.grouping measures: one module a method, each with ``cases(device) -> list[Case]``."""
+"""What benchmarks.grouping and benchmarks.evaluation measure: lists of `Case`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -20,3 +20,7 @@ class Case:
     target: str
     same: Callable[[object, object], None] | None = None
     slow: frozenset[str] = field(default_factory=frozenset)  # contenders that are run once only
+
+    def only_ours(self) -> Case:
+        """The case without the others, for sizes that would take them hours."""
+        return replace(self, contenders={name: call for name, call in self.contenders.items() if "ours" in name})
