@@ -29,8 +29,8 @@ missed          (a truth) is found by nothing and by no fix above            it 
   negative: false detections become correct or go, correct ones are added, truths that nothing found are not counted,
   and each of these can only raise AP. The losses do not add up to 1 - AP: an error can hide behind another, and a
   truth claimed by detections of several types is found by each of these fixes. Fixing all types at once gives AP 1.
-* A class in which all truths are missed has AP 1 once they are no longer counted: it lost everything to them. (TIDE
-  gives such a class AP 0 after the fix.)
+* A class in which all truths are missed has AP 1 once they are no longer counted: it lost everything to them. (In
+  hotcoco's TIDE it keeps AP 0 and loses nothing.)
 * TIDE tries localisation before classification and has neither merge nor split; there they are localisation, both or
   background.
 """

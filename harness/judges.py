@@ -37,13 +37,16 @@ class VocJudge:
         found: ImageDetections,
         attributes: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        """``attributes`` of the truths by name, where the data know them; else what the map itself says."""
+        """``attributes`` of the truths by name, where the data know them; else area and parts, from the map."""
         classes = len(self.categories)
         outcomes = voc_apr.match_variants(truth, found, self.variants, classes)
         for variant, outcome in zip(self.variants, outcomes, strict=True):
             self.matches[variant].append(outcome)
         self.errors.append(error_budget.match_image(truth, found, classes))
-        known = breakdowns.attributes_of(truth.instances, truth.labels) if attributes is None else attributes
+        known = attributes
+        if known is None:
+            known = breakdowns.attributes_of(truth.instances, truth.labels)
+            del known["same_class_contacts"]  # across VOC's void contours nothing touches
         self.bins = self.bins or [one for one in breakdowns.BINS if one.attribute in known]
         self.parts.append(breakdowns.match_image(truth, found, known, self.bins, classes))
         self.image_ids.append(image_id)

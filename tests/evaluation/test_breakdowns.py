@@ -11,6 +11,7 @@ from evaluation.breakdowns import AREA, BINS, CONTACTS, PARTS, VISIBLE_FRACTION,
 from evaluation.voc_apr import ImageDetections, ImageTruth
 
 SIZES = Bins("area", ("small", "large"), (4,))
+PLACE = Bins("place", ("first", "second"), (1,))
 
 
 def drawn(rows: str) -> np.ndarray:
@@ -59,6 +60,16 @@ def test_a_correct_detection_belongs_to_the_bin_of_its_truth() -> None:
     values = measured(image, SIZES)
     assert values["ap_r_50[area=small]"] == 1
     assert values["ap_r_50[area=large]"] == 1
+
+
+def test_a_correct_detection_found_its_candidate_and_no_other_truth() -> None:
+    # 4 pixels, 2 on each truth: IoU 2/5 and 2/4. Then IoU 2/4 with both, of which the second has its class.
+    image = match("11122.", [1, 1], (PLACE,), (1, ".xxxx."), place=[0, 1])
+    assert image.correct.tolist() == [True]
+    assert image.detection_bins.tolist() == [[1]]
+    image = match("1122", [1, 2], (PLACE,), (2, "xxxx"), place=[0, 1])
+    assert image.correct.tolist() == [True]
+    assert image.detection_bins.tolist() == [[1]]
 
 
 def test_a_duplicate_is_false_where_its_own_area_is() -> None:
