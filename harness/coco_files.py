@@ -1,4 +1,4 @@
-"""COCO's JSON files: annotations (``instances_*.json``) and results, whoever wrote them.
+"""COCO's JSON files: annotations (``instances_*.json``) and results, whoever wrote them; masks, or boxes.
 
 Every entry is checked before it is used; what is wrong is a `UsageError` that names the file and the entry.
 """
@@ -17,20 +17,22 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco
 
-from evaluation import masks
+from evaluation import coco_ap, masks
 from evaluation.masks import RunLengths
 from harness.names import UsageError
+
+Regions = Sequence[RunLengths] | np.ndarray  # masks, or boxes (N, 4) float64 as x, y, width, height
 
 
 @dataclass(frozen=True)
 class Annotated:
-    """The annotation of one image: N run-length masks, which may overlap.
+    """The annotation of one image: N masks or boxes, which may overlap.
 
     ``labels``: (N,) int64 in 1..C, the category's place in `Annotations.categories`. ``crowd``: (N,) bool.
-    ``areas``: (N,) float64, as the file gives them, or the mask's where it gives none.
+    ``areas``: (N,) float64, as the file gives them, or the region's where it gives none.
     """
 
-    masks: Sequence[RunLengths]
+    regions: Regions
     labels: np.ndarray
     crowd: np.ndarray
     areas: np.ndarray
@@ -38,9 +40,9 @@ class Annotated:
 
 @dataclass(frozen=True)
 class Found:
-    """The results on one image: M run-length masks, ``labels`` (M,) int64 in 1..C, ``scores`` (M,) float64."""
+    """The results on one image: M masks or boxes, ``labels`` (M,) int64 in 1..C, ``scores`` (M,) float64."""
 
-    masks: Sequence[RunLengths]
+    regions: Regions
     labels: np.ndarray
     scores: np.ndarray
 
@@ -55,11 +57,11 @@ class Annotations:
     label_of: Mapping[int, int]
     entries: Mapping[int | str, Sequence[tuple[int, Mapping[str, Any]]]]  # by image: (place in the file, entry)
 
-    def __getitem__(self, image_id: int | str) -> Annotated:
-        size, entries = self.sizes[image_id], self.entries.get(image_id, ())
-        regions = [_mask(self.path, "annotation", place, entry, size) for place, entry in entries]
-        _check(self.path, "annotation", entries, regions, size)
-        areas = masks.areas(regions).astype(np.float64)
+    def read(self, image_id: int | str, boxes: bool = False) -> Annotated:
+        """The annotation of one image. `UsageError` for a region that does not fit it."""
+        entries = self.entries.get(image_id, ())
+        regions = _regions(self.path, "annotation", entries, self.sizes[image_id], boxes)
+        areas = coco_ap.region_areas(regions)
         for row, (place, entry) in enumerate(entries):
             if "area" in entry:
                 areas[row] = _number(self.path, "annotation", place, entry, "area")
@@ -79,13 +81,17 @@ class Results:
     label_of: Mapping[int, int]
     entries: Mapping[int | str, Sequence[tuple[int, Mapping[str, Any]]]]  # by image: (place in the file, entry)
 
-    def found(self, image_id: int | str, size: tuple[int, int]) -> Found:
-        """The results on one image of ``size`` (height, width). `UsageError` for a mask that does not fit it."""
+    @property
+    def boxes(self) -> bool:
+        """Whether these are results of boxes: there are some, and none has a mask."""
+        listed = [entry for of_image in self.entries.values() for _, entry in of_image]
+        return bool(listed) and all("bbox" in entry and "segmentation" not in entry for entry in listed)
+
+    def found(self, image_id: int | str, size: tuple[int, int], boxes: bool = False) -> Found:
+        """The results on one image of ``size`` (height, width). `UsageError` for a region that does not fit it."""
         entries = self.entries.get(image_id, ())
-        regions = [_mask(self.path, "result", place, entry, size) for place, entry in entries]
-        _check(self.path, "result", entries, regions, size)
         return Found(
-            regions,
+            _regions(self.path, "result", entries, size, boxes),
             np.array([self.label_of[entry["category_id"]] for _, entry in entries], np.int64),
             np.array([entry["score"] for _, entry in entries], np.float64),
         )
@@ -194,10 +200,26 @@ def _by_image(
     return found
 
 
+def _regions(path: Path, kind: str, entries: Sequence[tuple[int, Any]], size: tuple[int, int], boxes: bool) -> Regions:
+    if not boxes:
+        regions = [_mask(path, kind, place, entry, size) for place, entry in entries]
+        _check(path, kind, entries, regions, size)
+        return regions
+    found = np.zeros((len(entries), 4))
+    for row, (place, entry) in enumerate(entries):
+        box = _field(path, kind, place, entry, "bbox")
+        numbers = [value for value in box if type(value) in (int, float)] if isinstance(box, list) else []
+        if len(numbers) != 4 or not np.isfinite(numbers).all() or min(numbers[2:]) < 0:
+            where = f"{path}, {kind} {place} (image {entry['image_id']!r})"
+            raise UsageError(f"{where}: bbox is {box!r}, not [x, y, width, height] in pixels")
+        found[row] = numbers
+    return found
+
+
 def _mask(path: Path, kind: str, place: int, entry: Mapping[str, Any], size: tuple[int, int]) -> RunLengths:
     """``segmentation`` as compressed run lengths: they may be given so, uncompressed, or as polygons."""
     if "segmentation" not in entry:
-        boxes = "; boxes alone cannot be judged: masks are needed" if "bbox" in entry else ""
+        boxes = "; this needs masks, not boxes" if "bbox" in entry else ""
         raise UsageError(f"{path}, {kind} {place} has no 'segmentation'{boxes}")
     region = entry["segmentation"]
     try:

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from datasets.base import IGNORE, Dataset, Sample
+import numpy as np
+
+from datasets.base import IGNORE, Dataset, DatasetError, Sample
+from datasets.files import read_indices
+from evaluation import coco_ap, masks, proposals
 from evaluation.voc_apr import ImageDetections, ImageTruth
 from harness.judged import save
-from harness.judges import VocJudge
+from harness.judges import CocoJudge, ProposalsJudge, SemanticJudge, VocJudge
 from harness.predict import FILE, ImageResults, read_predictions
 from harness.record import Evaluation
+from harness.store import DamagedStep
 from harness.suite import EvaluateSettings
 from harness.train import Progress
 
@@ -20,8 +25,12 @@ Feed = Callable[[object, Sample, ImageResults, Path], None]
 def evaluate(
     data: Dataset, predictions: Path, settings: EvaluateSettings, folder: Path, progress: Progress
 ) -> Evaluation:
-    """Judge the predict step's folder under the protocols of ``settings``; per-image matches go to ``folder``."""
-    judges = {name: JUDGES[name](data) for name in settings.protocols}
+    """Judge the predict step's folder under the protocols of ``settings``; per-image matches go to ``folder``.
+
+    A method without a class map is not judged by its semantic IoU.
+    """
+    named = [name for name in settings.protocols if name != "semantic" or (predictions / "semantic").is_dir()]
+    judges = {name: JUDGES[name](data) for name in named}
     images = 0
     for index, results in enumerate(read_predictions(predictions / FILE)):
         sample = data[index]
@@ -50,5 +59,43 @@ def _feed_voc(judge: VocJudge, sample: Sample, results: ImageResults, _: Path) -
     judge.add(sample.image_id, image_truth(sample), found, sample.attributes and vars(sample.attributes))
 
 
-JUDGES: dict[str, Callable[[Dataset], object]] = {"voc": lambda data: VocJudge(data.info.categories)}
-FEEDS: dict[str, Feed] = {"voc": _feed_voc}
+def _feed_coco(judge: CocoJudge, sample: Sample, results: ImageResults, _: Path) -> None:
+    labels = sample.labels()
+    regions = masks.encode_ids(sample.instances, len(labels))
+    truth = coco_ap.ImageTruth(regions, labels, np.zeros(len(labels), np.bool_), coco_ap.region_areas(regions))
+    judge.add(sample.image_id, truth, coco_ap.ImageDetections(results.masks, results.labels, results.scores))
+
+
+def _feed_proposals(judge: ProposalsJudge, sample: Sample, results: ImageResults, _: Path) -> None:
+    """The method's own proposals, or its instances where it makes none."""
+    truth = image_truth(sample)
+    regions = masks.encode_ids(truth.instances, len(truth.labels))
+    void = None if truth.void is None else masks.encode(truth.void[None])[0]
+    judge.add(
+        sample.image_id,
+        proposals.ImageTruth(regions, truth.instances.shape, void),
+        proposals.ImageProposals(results.proposals, results.proposal_scores),
+    )
+
+
+def _feed_semantic(judge: SemanticJudge, sample: Sample, _: ImageResults, predictions: Path) -> None:
+    file = predictions / "semantic" / f"{sample.image_id}.png"
+    try:
+        found = read_indices(file)
+    except DatasetError as error:
+        raise DamagedStep(file, error) from error
+    judge.add(sample.image_id, sample.semantic, found)
+
+
+JUDGES: dict[str, Callable[[Dataset], object]] = {
+    "voc": lambda data: VocJudge(data.info.categories),
+    "coco": lambda data: CocoJudge(data.info.categories),
+    "proposals": lambda data: ProposalsJudge(),
+    "semantic": lambda data: SemanticJudge(("background", *data.info.categories)),
+}
+FEEDS: dict[str, Feed] = {
+    "voc": _feed_voc,
+    "coco": _feed_coco,
+    "proposals": _feed_proposals,
+    "semantic": _feed_semantic,
+}

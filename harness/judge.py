@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from rich.console import Console
 from tabulate import tabulate
 
 from datasets.voc import CATEGORIES
-from evaluation import masks, statistics, voc_apr
+from evaluation import coco_ap, masks, proposals, statistics, voc_apr
 from evaluation.voc_apr import ImageDetections, ImageTruth, Variant
 from harness import coco_files, voc_files
+from harness.bsds_files import find_boundaries
 from harness.judged import KINDS, Judged, load, save
-from harness.judges import VocJudge
+from harness.judges import BoundaryJudge, CocoJudge, ProposalsJudge, SemanticJudge, VocJudge
+from harness.label_maps import open_pairs
 from harness.names import UsageError, look_up
 from harness.progress import bar
 from harness.record import Verdict
 from harness.store import write_text
+
+Image = TypeVar("Image")
 
 _NAMED = 40  # rows of a printed table; files hold the rest
 
@@ -37,6 +42,7 @@ class Task:
     predictions: Path
     split: str | None
     variant: str
+    max_distance: float
     resamples: int
     confidence: float
     output: Path
@@ -66,7 +72,8 @@ def _summary(judged: Judged, verdict: Verdict, task: Task) -> str:
     shown += parts if len(parts) <= _NAMED else []
     rows = [(name, *_cells(verdict, name)) for name in shown]
     head = ("number", "value", f"{100 * task.confidence:g} % interval")
-    title = f"{kind.title}: {judged.variant}; {len(judged.matches)} images, {judged.instances} instances"
+    instances = f", {judged.instances} instances" if judged.instances else ""
+    title = f"{kind.title}: {judged.variant}; {len(judged.matches)} images{instances}"
     return f"{title}\n{tabulate(rows, head, tablefmt='rounded_outline', disable_numparse=True)}"
 
 
@@ -129,63 +136,112 @@ def _print(console: Console, text: str) -> None:
 
 def _voc(task: Task, console: Console) -> list[Judged]:
     truth = voc_files.open_truth(task.truth, task.split)
-    judge = VocJudge(CATEGORIES, _voc_variant(task.variant))
-    found = _voc_results(task.predictions, truth)
+    judge, results = VocJudge(CATEGORIES, _voc_variant(task.variant)), _open_voc(task.predictions, truth)
     for image_id in _images(truth.image_ids, console):
         image = truth[image_id]
-        judge.add(
-            image_id, ImageTruth(image.instances, image.labels, image.void), found(image_id, image.semantic.shape)
-        )
+        found = results(image_id, image.semantic.shape)
+        regions = ImageTruth(image.instances, image.labels, image.void)
+        judge.add(image_id, regions, ImageDetections(found.regions, found.labels, found.scores))
     return judge.finish()
 
 
 def _voc_variant(text: str) -> Variant:
     if not text:
         return Variant()
-    words = text.split("/")
     try:
-        return Variant(**dict(zip(voc_apr.CHOICES, words, strict=True)))
+        return Variant(**dict(zip(voc_apr.CHOICES, text.split("/"), strict=True)))
     except ValueError as error:
         choices = ", ".join(f"{name} {' or '.join(values)}" for name, values in voc_apr.CHOICES.items())
         raise UsageError(f"--variant {text!r}: {error}; write it as area/mnc/count/nan, of {choices}") from None
 
 
-def _voc_results(
-    path: Path, truth: voc_files.VocFolder, agnostic: bool = False
-) -> Callable[[str, tuple[int, int]], ImageDetections]:
-    """What gives the detections on an image: a folder of VOC's label maps, or a COCO results file."""
+def _coco(task: Task, console: Console) -> list[Judged]:
+    truth = coco_files.read_annotations(task.truth)
+    results = coco_files.read_results(task.predictions, {key: key for key in truth.sizes}, truth.label_of)
+    boxes = results.boxes
+    judge = CocoJudge(truth.categories, "boxes" if boxes else "masks")
+    for image_id in _images(list(truth.sizes), console):
+        image, found = truth.read(image_id, boxes), results.found(image_id, truth.sizes[image_id], boxes)
+        annotated = coco_ap.ImageTruth(image.regions, image.labels, image.crowd, image.areas)
+        judge.add(image_id, annotated, coco_ap.ImageDetections(found.regions, found.labels, found.scores))
+    return judge.finish()
+
+
+def _proposals(task: Task, console: Console) -> list[Judged]:
+    """The truth is VOC's folder or a COCO file; crowds and empty masks are no instances to find."""
+    judge = ProposalsJudge()
+    if voc_files.is_voc(task.truth):
+        folder = voc_files.open_truth(task.truth, task.split)
+        look = _open_voc(task.predictions, folder, agnostic=True)
+        for image_id in _images(folder.image_ids, console):
+            image = folder[image_id]
+            void = None if image.void is None else masks.encode(image.void[None])[0]
+            regions = masks.encode_ids(image.instances, len(image.labels))
+            found = look(image_id, image.semantic.shape)
+            truth = proposals.ImageTruth(regions, image.semantic.shape, void)
+            judge.add(image_id, truth, proposals.ImageProposals(found.regions, found.scores))
+        return judge.finish()
+    annotations = coco_files.read_annotations(task.truth)
+    results = coco_files.read_results(task.predictions, {key: key for key in annotations.sizes}, None)
+    for image_id in _images(list(annotations.sizes), console):
+        image, size = annotations.read(image_id), annotations.sizes[image_id]
+        wanted = ~image.crowd & (masks.areas(image.regions) > 0)
+        truth = proposals.ImageTruth([image.regions[row] for row in np.flatnonzero(wanted)], size)
+        found = results.found(image_id, size)
+        judge.add(image_id, truth, proposals.ImageProposals(found.regions, found.scores))
+    return judge.finish()
+
+
+def _open_voc(path: Path, truth: voc_files.VocFolder, agnostic: bool = False) -> Callable[..., coco_files.Found]:
+    """What gives the results on an image of some size: a folder of VOC's label maps, or a COCO results file."""
     if path.is_dir():
         folder = voc_files.open_results(path, truth.image_ids)
-
-        def read(image_id: str, size: tuple[int, int]) -> ImageDetections:
-            image = folder[image_id]
-            if image.semantic.shape != size:
-                raise UsageError(
-                    f"{folder.path}: the maps of {image_id} are {image.semantic.shape}, the truth's {size}"
-                )
-            return ImageDetections(masks.encode_ids(image.instances, len(image.labels)), image.labels, image.scores)
-
-        return read
+        return functools.partial(_found_in_maps, folder)
     # 2007_000033 is the number 2007000033 in most conversions of VOC to COCO's form.
-    known: dict[int | str, str] = {image_id: image_id for image_id in truth.image_ids}
-    known |= {
-        int(image_id.replace("_", "")): image_id for image_id in truth.image_ids if image_id.replace("_", "").isdigit()
-    }
+    numbers = {one.replace("_", ""): one for one in truth.image_ids}
+    known = {one: one for one in truth.image_ids} | {int(key): one for key, one in numbers.items() if key.isdigit()}
     labels = None if agnostic else {label: label for label in range(1, len(CATEGORIES) + 1)}
-    results = coco_files.read_results(path, known, labels)
-
-    def look(image_id: str, size: tuple[int, int]) -> ImageDetections:
-        found = results.found(image_id, size)
-        return ImageDetections(found.masks, found.labels, found.scores)
-
-    return look
+    return coco_files.read_results(path, known, labels).found
 
 
-def _images(image_ids: Sequence[Any], console: Console):
-    with bar(console, "judging", len(image_ids)) as advance:
-        for number, image_id in enumerate(image_ids, 1):
-            yield image_id
+def _found_in_maps(folder: voc_files.VocFolder, image_id: str, size: tuple[int, int]) -> coco_files.Found:
+    image = folder[image_id]
+    if image.semantic.shape != size:
+        sizes = [f"{width} x {height}" for height, width in (image.semantic.shape, size)]
+        raise UsageError(f"{folder.path}: the maps of {image_id} are {sizes[0]} pixels, the truth is {sizes[1]}")
+    regions = masks.encode_ids(image.instances, len(image.labels))
+    return coco_files.Found(regions, image.labels, image.scores)
+
+
+def _semantic(task: Task, console: Console) -> list[Judged]:
+    pairs = open_pairs(task.truth, task.predictions, task.split)
+    judge = SemanticJudge(pairs.categories)
+    for (name, truth, found), _ in zip(pairs, _images(pairs.names, console), strict=True):
+        try:
+            judge.add(name, truth, found)
+        except ValueError as error:
+            raise UsageError(f"{pairs.predictions / name}: {error}") from error
+    return judge.finish()
+
+
+def _boundary(task: Task, console: Console) -> list[Judged]:
+    judge = BoundaryJudge(task.max_distance)
+    for files in _images(find_boundaries(task.truth, task.predictions), console):
+        judge.add(files.image_id, *files.read())
+    return judge.finish()
+
+
+def _images(images: Sequence[Image], console: Console) -> Iterator[Image]:
+    with bar(console, "judging", len(images)) as advance:
+        for number, image in enumerate(images, 1):
+            yield image
             advance(number)
 
 
-PROTOCOLS: dict[str, Callable[[Task, Console], list[Judged]]] = {"voc": _voc}
+PROTOCOLS: dict[str, Callable[[Task, Console], list[Judged]]] = {
+    "voc": _voc,
+    "coco": _coco,
+    "proposals": _proposals,
+    "semantic": _semantic,
+    "boundary": _boundary,
+}

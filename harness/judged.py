@@ -12,7 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from evaluation import breakdowns, error_budget, statistics, voc_apr
+from evaluation import (
+    boundary,
+    breakdowns,
+    coco_ap,
+    error_budget,
+    proposals,
+    semantic_iou,
+    statistics,
+    voc_apr,
+)
 from harness.names import UsageError
 from harness.record import Metric, Verdict
 from harness.store import write_file
@@ -51,6 +60,46 @@ KINDS: dict[str, Kind] = {
         "scores",
         ("ap_r_50", "ap_r_70", "ap_r_vol"),
         by_class="ap_r_50",
+    ),
+    "coco": Kind(
+        "COCO AP",
+        coco_ap.VERSION,
+        coco_ap.ImageMatches,
+        coco_ap.measure,
+        "scores",
+        (
+            *(f"coco_ap{part}" for part in ("", "_50", "_75", "_small", "_medium", "_large")),
+            *(f"coco_ar_{part}" for part in ("1", "10", "100", "small", "medium", "large")),
+            *(f"coco_agnostic_ar_{number}" for number in coco_ap.AGNOSTIC_LIMITS),
+        ),
+        by_class="coco_ap",
+    ),
+    "proposals": Kind(
+        "Class-agnostic proposals",
+        proposals.VERSION,
+        proposals.ImageMatches,
+        lambda matches, counts, variant: proposals.measure(matches, counts, proposals.Variant(**variant)),
+        "overlaps",
+        tuple(f"{name}@{k}" for name in ("recall_50", "ar", "ar_hosang", "proposals") for k in (10, 30, 60, 100)),
+    ),
+    "semantic": Kind(
+        "Semantic IoU",
+        semantic_iou.VERSION,
+        semantic_iou.ImageMatches,
+        semantic_iou.measure,
+        "truth",
+        ("miou", "miou_present", "pixel_accuracy", "mean_accuracy", "fwiou"),
+        by_class="iou",
+    ),
+    "boundary": Kind(
+        "Boundaries",
+        boundary.VERSION,
+        boundary.ImageMatches,
+        lambda matches, counts, thresholds, convention: boundary.measure(
+            matches, counts, np.array(thresholds), convention
+        ),
+        "truth",
+        ("ods", "ods_threshold", "ods_recall", "ods_precision", "ois", "boundary_ap"),
     ),
     "errors": Kind(
         "What AP^r 0.5 is lost to",

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from evaluation import breakdowns, error_budget, voc_apr
+from evaluation import boundary, breakdowns, coco_ap, error_budget, proposals, semantic_iou, voc_apr
 from evaluation.voc_apr import ImageDetections, ImageMatches, ImageTruth, Variant
 from harness.judged import Judged
 
@@ -77,3 +77,112 @@ class VocJudge:
                     values[f"ap_r_50 {variant.tag}"] = float(result.mean[list(result.thresholds).index(0.5)])
                     values[f"ap_r_vol {variant.tag}"] = float(result.vol)
         return values
+
+
+class CocoJudge:
+    """COCO AP and AR of masks, or of boxes where ``regions`` says so."""
+
+    def __init__(self, categories: Sequence[str], regions: str = "masks") -> None:
+        self.categories, self.regions = tuple(categories), regions
+        self.matches: list[coco_ap.ImageMatches] = []
+        self.image_ids: list[int | str] = []
+        self.instances = 0
+
+    def add(self, image_id: int | str, truth: coco_ap.ImageTruth, found: coco_ap.ImageDetections) -> None:
+        self.matches.append(coco_ap.match_image(truth, found, len(self.categories)))
+        self.image_ids.append(image_id)
+        self.instances += int((~truth.crowd).sum())
+
+    def finish(self) -> list[Judged]:
+        options = {"categories": self.categories}
+        return [Judged("coco", self.regions, options, self.image_ids, self.matches, self.instances)]
+
+
+class ProposalsJudge:
+    """Recall and AR of class-agnostic proposals, with the other conventions' recalls beside it."""
+
+    VARIANTS = tuple(
+        proposals.Variant(matching, void, hit)
+        for matching in proposals.MATCHINGS
+        for void in proposals.VOIDS
+        for hit in proposals.HITS
+    )
+
+    def __init__(self) -> None:
+        self.matches: list[list[proposals.ImageMatches]] = [[] for _ in self.VARIANTS]
+        self.image_ids: list[int | str] = []
+
+    def add(self, image_id: int | str, truth: proposals.ImageTruth, found: proposals.ImageProposals) -> None:
+        for matches, match in zip(self.matches, proposals.match_variants(truth, found, self.VARIANTS), strict=True):
+            matches.append(match)
+        self.image_ids.append(image_id)
+
+    def finish(self) -> list[Judged]:
+        main = proposals.Variant()
+        matches = self.matches[self.VARIANTS.index(main)]
+        once, variants = np.ones((1, len(matches)), np.int64), {}
+        for variant, found in zip(self.VARIANTS, self.matches, strict=True):
+            values = proposals.measure(found, once, variant)
+            names = [f"{name}@{number}" for name in ("recall_50", "ar", "ar_hosang") for number in (10, 30, 60)]
+            variants |= {f"{name} {variant.tag}": float(values[name][0]) for name in names}
+        instances = sum(match.overlaps.shape[1] for match in matches)
+        options = {"variant": dataclasses.asdict(main)}
+        judged = Judged("proposals", main.tag, options, self.image_ids, matches, instances, variants)
+        return [dataclasses.replace(judged, curves=self._curves(matches))]
+
+    def _curves(self, matches: Sequence[proposals.ImageMatches]) -> dict[str, list[float]]:
+        """Recall over IoU at some K, and over K at some IoU; the abscissas stand beside them."""
+        curves = {"iou": list(proposals.CURVE), "k": list(proposals.KS)}
+        curves["proposals_used"] = proposals.proposals_used(matches).tolist()
+        curves |= {f"recall_over_iou@{k}": proposals.recall_over_iou(matches, k).tolist() for k in (10, 30, 60, 100)}
+        return curves | {f"recall_over_k_{t}": proposals.recall_over_k(matches, t / 100).tolist() for t in (50, 70, 90)}
+
+
+class SemanticJudge:
+    """Semantic IoU; ``categories`` names class 0, 1, ...; without them the classes that occur are numbered."""
+
+    def __init__(self, categories: Sequence[str] | None) -> None:
+        self.categories = categories
+        self.matches: list[semantic_iou.ImageMatches] = []
+        self.image_ids: list[str] = []
+
+    def add(self, image_id: str, truth: np.ndarray, found: np.ndarray) -> None:
+        classes = semantic_iou.IGNORE if self.categories is None else len(self.categories)
+        self.matches.append(semantic_iou.match_image(truth, found, classes))
+        self.image_ids.append(image_id)
+
+    def finish(self) -> list[Judged]:
+        matches, categories = self.matches, self.categories
+        if categories is None:
+            seen = 1 + max(int(np.flatnonzero(match.truth + match.predicted).max(initial=0)) for match in matches)
+            categories = [str(number) for number in range(seen)]
+            parts = [(match.correct[:seen], match.truth[:seen], match.predicted[:seen]) for match in matches]
+            matches = [semantic_iou.ImageMatches(*part) for part in parts]
+        options = {"categories": tuple(categories)}
+        return [Judged("semantic", "absent classes: miou 0, miou_present not", options, self.image_ids, matches, 0)]
+
+
+class BoundaryJudge:
+    """ODS, OIS and AP of boundaries, as published; py-bsds500's convention beside it."""
+
+    def __init__(self, max_distance: float = boundary.MAX_DISTANCE, thinning: bool = True) -> None:
+        self.max_distance, self.thinning = max_distance, thinning
+        self.matches: list[boundary.ImageMatches] = []
+        self.image_ids: list[str] = []
+
+    def add(self, image_id: str, truth: boundary.ImageTruth, found: boundary.ImageBoundary) -> None:
+        match = boundary.match_image(truth, found, max_distance=self.max_distance, thinning=self.thinning)
+        self.matches.append(match)
+        self.image_ids.append(image_id)
+
+    def finish(self) -> list[Judged]:
+        once = np.ones((1, len(self.matches)), np.int64)
+        main, other = boundary.CONVENTIONS
+        values = boundary.measure(self.matches, once, boundary.THRESHOLDS, other)
+        variants = {f"{name} {other}": float(values[name][0]) for name in ("ods", "ois", "boundary_ap")}
+        options = {"thresholds": boundary.THRESHOLDS.tolist(), "convention": main}
+        variant = f"{main}, within {self.max_distance:g} of the diagonal{'' if self.thinning else ', not thinned'}"
+        curve = boundary.curve(self.matches, once)
+        curves = {"thresholds": boundary.THRESHOLDS.tolist()}
+        curves |= {name: getattr(curve, name)[0].tolist() for name in ("recall", "precision", "f")}
+        return [Judged("boundary", variant, options, self.image_ids, self.matches, 0, variants, curves)]

@@ -44,6 +44,8 @@ class ImageResults:
     masks: list[dict[str, Any]]  # COCO run lengths
     labels: np.ndarray  # (N,) int64
     scores: np.ndarray  # (N,) float64
+    proposals: list[dict[str, Any]]  # the method's own, or its instances
+    proposal_scores: np.ndarray  # float64
 
 
 def predict(method: Method, data: Dataset, settings: PredictSettings, folder: Path, progress: Progress) -> PredictCost:
@@ -118,10 +120,13 @@ def read_predictions(path: Path) -> Iterator[ImageResults]:
 
 def _parse(line: dict[str, Any]) -> ImageResults:
     results = line["results"]
+    proposals = line.get("proposals", results)
     return ImageResults(
         image_id=line["image_id"],
         size=tuple(line["size"]),
         masks=[result["segmentation"] for result in results],
         labels=np.array([result["category_id"] for result in results], np.int64),
         scores=np.array([result["score"] for result in results], np.float64),
+        proposals=[result["segmentation"] for result in proposals],
+        proposal_scores=np.array([result["score"] for result in proposals], np.float64),
     )

@@ -105,7 +105,9 @@ def _measured_row(
         status, text = (records[0].status, _short(records[0])) if records else ("not run", "not run")
         blanks = [Measured(math.nan, math.nan)] * len(table.columns)
         line = _frame_row(title, status, data_name, table.columns, blanks, paper, text)
-        return (title, *("-" for _ in table.columns), "0", caption, text), line
+        # Without a column for the verdict the first number's place says why there is none.
+        first = text if table.compare == "none" else ""
+        return (title, first, *("" for _ in table.columns[1:]), "0", caption, text), line
     values = [measured(done, column.metric) for column in table.columns]
     images, official = done[0].evaluation.images, preset.data[data_name].official_images
     reasons = [
@@ -211,22 +213,27 @@ def _frame_row(
 
 
 def _notes(table: Table, records: Sequence[Record]) -> list[str]:
-    """What was judged how, for the metrics of this table; what it ran on."""
+    """What was judged how, for the metrics of this table; what ± means; what it ran on."""
     done = [record for record in records if record.status == "ok"]
-    judged = set()
+    judged: dict[str, None] = {}
     for evaluation in (record.evaluation for record in done):
-        kinds = {found[0] for column in table.columns if (found := evaluation.find(column.metric))}
-        judged |= {_judged(kind, evaluation) for kind in kinds}
+        kinds = {found[0]: None for column in table.columns if (found := evaluation.find(column.metric))}
+        judged |= {_judged(kind, evaluation): None for kind in kinds}
+    spread = {
+        f"± is half of the {100 * record.evaluation.confidence:g} % interval: over images for one seed, over seeds for "
+        "several"
+        for record in done
+    }
     ran = {_where(cost.environment) for record in done for cost in (record.train, record.predict)}
-    return [*sorted(judged), *sorted(ran)]
+    return [*judged, *(sorted(spread) if judged else ()), *sorted(ran)]
 
 
 def _judged(kind: str, evaluation: Evaluation) -> str:
-    verdict, percent = evaluation.verdicts[kind], f"{100 * evaluation.confidence:g} %"
+    verdict = evaluation.verdicts[kind]
+    instances = f" with {verdict.instances} instances" if verdict.instances else ""
     return (
-        f"{KINDS[kind].title}: variant {verdict.variant} (metric version {verdict.version}) on {evaluation.images} "
-        f"images with {verdict.instances} instances; ± is half of the {percent} interval: over images for one seed, "
-        "over seeds for several"
+        f"{KINDS[kind].title}: {verdict.variant} (metric version {verdict.version}), on {evaluation.images} images"
+        f"{instances}"
     )
 
 

@@ -59,12 +59,12 @@ def test_masks_of_every_form_are_run_lengths(tmp_path: Path) -> None:
     truth = read_annotations(truth_file(tmp_path))
     assert list(truth.sizes) == [3, 7]  # ascending ids, as pycocotools orders them
     assert truth.categories == ("ant", "cup")
-    two = truth[7]
+    two = truth.read(7)
     assert two.labels.tolist() == [2, 1]
     assert two.crowd.tolist() == [True, False]
     assert two.areas.tolist() == [3.5, 4.0]  # the file's, else the mask's
-    for image in (truth[7], truth[3]):
-        for region in masks.decode(image.masks, (4, 5)):
+    for image in (truth.read(7), truth.read(3)):
+        for region in masks.decode(image.regions, (4, 5)):
             assert np.array_equal(region, SQUARE)
 
 
@@ -72,7 +72,7 @@ def test_polygons_are_what_pycocotools_makes_of_them(tmp_path: Path) -> None:
     content = deepcopy(TRUTH)
     parts = [[0.3, 0.2, 4.1, 0.9, 2.2, 3.7], [3.1, 2.0, 4.9, 2.2, 4.0, 3.9]]
     content["annotations"][1]["segmentation"] = parts
-    (_, region) = read_annotations(truth_file(tmp_path, content))[7].masks
+    (_, region) = read_annotations(truth_file(tmp_path, content)).read(7).regions
     expected = coco.decode(coco.merge(coco.frPyObjects(parts, 4, 5)))
     assert np.array_equal(masks.decode([region], (4, 5))[0], expected)
 
@@ -81,8 +81,27 @@ def test_results_by_image(tmp_path: Path) -> None:
     found = results(tmp_path, [RESULT, {**RESULT, "score": 1, "category_id": 2, "bbox": [9, 9, 9, 9]}])
     assert found[7].labels.tolist() == [2, 1]
     assert found[7].scores.tolist() == [0.5, 1.0]
-    assert len(found[3].masks) == 0
+    assert len(found[3].regions) == 0
     assert results(tmp_path, [])[7].scores.shape == (0,)
+
+
+def test_boxes(tmp_path: Path) -> None:
+    content = [{"image_id": 7, "category_id": 9, "bbox": [1, 2, 3, 4.5], "score": 1}]
+    truth = read_annotations(truth_file(tmp_path))
+    path = truth_file(tmp_path, content)
+    found = read_results(path, {7: 7, 3: 3}, truth.label_of)
+    assert found.boxes
+    assert found.found(7, (4, 5), boxes=True).regions.tolist() == [[1, 2, 3, 4.5]]
+    assert found.found(3, (4, 5), boxes=True).regions.shape == (0, 4)
+    assert not read_results(truth_file(tmp_path, [RESULT]), {7: 7}, truth.label_of).boxes
+    for box in ([1, 2, 3], [1, 2, -3, 4], [1, 2, "3", 4], [1, 2, 3, float("nan")], "box"):
+        broken = read_results(truth_file(tmp_path, [{**content[0], "bbox": box}]), {7: 7}, truth.label_of)
+        with pytest.raises(
+            UsageError, match=r"result 0 \(image 7\): bbox is .*, not \[x, y, width, height\] in pixels"
+        ):
+            broken.found(7, (4, 5), boxes=True)
+    with pytest.raises(UsageError, match="annotation 1 has no 'bbox'"):
+        truth.read(7, boxes=True)
 
 
 def test_without_categories_every_label_is_one(tmp_path: Path) -> None:
@@ -115,7 +134,10 @@ BAD_RESULTS = {
     "infinite": ([{**RESULT, "score": float("inf")}], "score is inf, not a number"),
     "text": ([{**RESULT, "score": "0.5"}], "score is '0.5', not a number"),
     "true": ([{**RESULT, "score": True}], "score is True, not a number"),
-    "box": ([{"image_id": 7, "category_id": 9, "bbox": [1, 2, 3, 4], "score": 1}], "boxes alone cannot be judged"),
+    "box": (
+        [{"image_id": 7, "category_id": 9, "bbox": [1, 2, 3, 4], "score": 1}],
+        "result 0 has no 'segmentation'; this needs masks, not boxes",
+    ),
     "size": (
         [RESULT, {**RESULT, "segmentation": {"size": [5, 4], "counts": RUNS["counts"]}}],
         "result 1 (image 7): its mask has the size [5, 4], the image [4, 5] (height, width)",
@@ -167,7 +189,7 @@ def test_broken_annotations(tmp_path: Path, name: str) -> None:
 
     def read() -> Annotations:
         truth = read_annotations(truth_file(tmp_path, content))
-        return [truth[image_id] for image_id in truth.sizes]
+        return [truth.read(image_id) for image_id in truth.sizes]
 
     with pytest.raises(UsageError, match=re.escape(message)) as error:
         read()

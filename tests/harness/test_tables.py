@@ -134,10 +134,13 @@ def test_confidence_and_machines_are_those_of_the_records() -> None:
 def test_failed_and_missing_cells_are_rows() -> None:
     rows = {"a": Row(method="pull_push", title="A"), "b": Row(method="pull_push", title="B")}
     cells = body(rows, [record("a", 0.5, status="failed")])
-    assert cells["A"][0] == "-"
+    assert cells["A"][0] == ""
     assert cells["A"][3].startswith("failed: out of luck")
     assert len(cells["A"][3]) < 80
-    assert cells["B"] == ("-", "0", "n/a", "not run")
+    assert cells["B"] == ("", "0", "n/a", "not run")
+    cells = body(rows, [record("a", 0.5, status="failed")], compare="none")
+    assert cells["A"][0].startswith("failed: out of luck")
+    assert cells["B"] == ("not run",)
 
 
 def test_rows_of_papers_take_each_columns_class() -> None:
