@@ -22,8 +22,13 @@ TOLERANCE = 1e-9
 # Pattern of a case's name -> module of this folder. Its ``check(paths: list[Path]) -> int`` compares one case, raises
 # AssertionError where it differs, and returns how many values it compared. Modules are imported when a case needs them.
 CHECKERS = {
+    "bsds*": "boundary",
+    "coco*": "coco",
+    "cs*": "cityscapes",
+    "miou*": "semantic",
     "nv_meanshift_*": "nv_meanshift",
     "pullpush_*": "pullpush",
+    "prop_*": "proposals",
     "rpe_*": "rpe",
     "lovasz_hinge*": "spatial",
     "spatial_*": "spatial",
