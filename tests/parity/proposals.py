@@ -43,7 +43,7 @@ def check(paths: list[Path]) -> int:
         assert entries.keys() <= ENTRIES.keys(), (
             f"{paths[0].name} {section}: unknown: {entries.keys() - ENTRIES.keys()}"
         )
-        # A section's name says how void was treated in words of its own: one of the two rules must give all its numbers.
+        # A section's name says in words of its own how void was treated: one of the two rules must give all numbers.
         wrong = {}
         for void in ("count",) if section == "plain" else proposals.VOIDS:
             ours = {name: _ours(data, name, void, numbers) for name in entries}
