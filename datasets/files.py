@@ -31,7 +31,7 @@ def read_rgb(path: Path) -> np.ndarray:
 
     Raises `DatasetError` for a file that is missing, broken, cut off, or larger than Pillow's limit against bombs.
     """
-    return _decode(path, lambda image: np.array(image.convert("RGB")))
+    return decode(path, lambda image: np.array(image.convert("RGB")))
 
 
 def read_indices(path: Path) -> np.ndarray:
@@ -39,7 +39,7 @@ def read_indices(path: Path) -> np.ndarray:
 
     Raises `DatasetError` like `read_rgb`, and for any other format or mode.
     """
-    return _decode(path, lambda image: _indices(path, image))
+    return decode(path, lambda image: _indices(path, image))
 
 
 def read_regions(path: Path) -> np.ndarray:
@@ -47,7 +47,7 @@ def read_regions(path: Path) -> np.ndarray:
 
     Grey of 8 or 16 bits, palette and RGB are read. Raises `DatasetError` like `read_rgb`.
     """
-    values = _decode(path, np.array)
+    values = decode(path, np.array)
     if values.ndim == 3:
         values = values[..., :3].astype(np.int64) @ np.array([1, 256, 65536])
     return np.unique(values, return_inverse=True)[1].reshape(values.shape).astype(np.int32)
@@ -68,7 +68,7 @@ def _indices(path: Path, image: Image.Image) -> np.ndarray:
         return np.array(checked)
 
 
-def _decode(path: Path, convert: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+def decode(path: Path, convert: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
     try:
         with Image.open(path) as image:
             limit = Image.MAX_IMAGE_PIXELS
@@ -95,7 +95,7 @@ def read_segmentation(path: Path, struct: str) -> np.ndarray:
     """
     try:
         content = path.read_bytes()
-        _check_sums(content)
+        check_sums(content)
         labels = np.asarray(loadmat(io.BytesIO(content), variable_names=[struct])[struct]["Segmentation"][0, 0])
         with np.errstate(invalid="ignore"):
             values = labels.astype(np.uint8)
@@ -111,7 +111,7 @@ def read_segmentation(path: Path, struct: str) -> np.ndarray:
     return values
 
 
-def _check_sums(content: bytes) -> None:
+def check_sums(content: bytes) -> None:
     """Raise an exception if a MATLAB 5 file is cut off or a compressed variable of it is damaged.
 
     scipy's reader does not look at the checksums, and damaged bytes can crash the whole process.

@@ -32,7 +32,7 @@ from datasets.files import first_five
 from evaluation.boundary import ImageBoundary, ImageTruth
 from harness.names import UsageError
 
-_GREY = {"1": 1, "L": 255, "I;16": 65535}  # Pillow's mode -> value of a sure boundary
+_GREY = {"1": 1, "L": 255, "I;16": 65535, "I": 65535}  # Pillow's mode -> value of a sure boundary; "I" before 11
 
 
 @dataclass(frozen=True)
@@ -138,10 +138,14 @@ def _read_ucm2(path: Path) -> np.ndarray:
 
 
 def _read_variable(path: Path, name: str, what: str) -> np.ndarray:
-    """A variable of a MATLAB 5 file. Reading runs no code of the file; its checksums are looked at first."""
+    """A variable of a MATLAB 5 file. Reading runs no code of the file.
+
+    Checksums are looked at first, since scipy's reader can crash on damaged bytes. Only compressed files have them, as
+    MATLAB writes them with -v7 (its default) and BSDS500's are.
+    """
     try:
         content = path.read_bytes()
-        files._check_sums(content)
+        files.check_sums(content)
         return loadmat(io.BytesIO(content), variable_names=[name])[name]
     except KeyError:
         raise UsageError(f"{path} is not {what}: it has no variable {name}") from None
@@ -155,8 +159,8 @@ def _read_variable(path: Path, name: str, what: str) -> np.ndarray:
 def _read_grey(path: Path) -> np.ndarray:
     """A grey PNG as (H, W) float64 in 0..1."""
     try:
-        files._decode(path, _check_grey)
-        return files._decode(path, _divide)
+        files.decode(path, _check_grey)
+        return files.decode(path, _divide)
     except DatasetError as error:
         raise UsageError(str(error)) from error
 

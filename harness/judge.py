@@ -7,6 +7,7 @@ import functools
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -16,10 +17,10 @@ from rich.console import Console
 from tabulate import tabulate
 
 from datasets.voc import CATEGORIES
-from evaluation import coco_ap, masks, proposals, statistics, voc_apr
+from evaluation import boundary, coco_ap, masks, proposals, statistics, voc_apr
 from evaluation.voc_apr import ImageDetections, ImageTruth, Variant
 from harness import coco_files, voc_files
-from harness.bsds_files import find_boundaries
+from harness.bsds_files import BoundaryFiles, find_boundaries
 from harness.judged import KINDS, Judged, load, save
 from harness.judges import BoundaryJudge, CocoJudge, ProposalsJudge, SemanticJudge, VocJudge
 from harness.label_maps import open_pairs
@@ -225,10 +226,16 @@ def _semantic(task: Task, console: Console) -> list[Judged]:
 
 
 def _boundary(task: Task, console: Console) -> list[Judged]:
-    judge = BoundaryJudge(task.max_distance)
-    for files in _images(find_boundaries(task.truth, task.predictions), console):
-        judge.add(files.image_id, *files.read())
+    judge, images = BoundaryJudge(task.max_distance), find_boundaries(task.truth, task.predictions)
+    with ProcessPoolExecutor() as pool:  # one image takes seconds
+        matches = pool.map(functools.partial(_match_boundary, task.max_distance), images)
+        for image in _images(images, console):
+            judge.add(image.image_id, next(matches))
     return judge.finish()
+
+
+def _match_boundary(max_distance: float, image: BoundaryFiles) -> boundary.ImageMatches:
+    return boundary.match_image(*image.read(), max_distance=max_distance)
 
 
 def _images(images: Sequence[Image], console: Console) -> Iterator[Image]:

@@ -165,13 +165,13 @@ class SemanticJudge:
 class BoundaryJudge:
     """ODS, OIS and AP of boundaries, as published; py-bsds500's convention beside it."""
 
-    def __init__(self, max_distance: float = boundary.MAX_DISTANCE, thinning: bool = True) -> None:
-        self.max_distance, self.thinning = max_distance, thinning
+    def __init__(self, max_distance: float = boundary.MAX_DISTANCE) -> None:
+        self.max_distance = max_distance
         self.matches: list[boundary.ImageMatches] = []
         self.image_ids: list[str] = []
 
-    def add(self, image_id: str, truth: boundary.ImageTruth, found: boundary.ImageBoundary) -> None:
-        match = boundary.match_image(truth, found, max_distance=self.max_distance, thinning=self.thinning)
+    def add(self, image_id: str, match: boundary.ImageMatches) -> None:
+        """``match``, which takes seconds, is made by the caller, several at a time."""
         self.matches.append(match)
         self.image_ids.append(image_id)
 
@@ -181,7 +181,7 @@ class BoundaryJudge:
         values = boundary.measure(self.matches, once, boundary.THRESHOLDS, other)
         variants = {f"{name} {other}": float(values[name][0]) for name in ("ods", "ois", "boundary_ap")}
         options = {"thresholds": boundary.THRESHOLDS.tolist(), "convention": main}
-        variant = f"{main}, within {self.max_distance:g} of the diagonal{'' if self.thinning else ', not thinned'}"
+        variant = f"{main}, within {self.max_distance:g} of the diagonal"
         curve = boundary.curve(self.matches, once)
         curves = {"thresholds": boundary.THRESHOLDS.tolist()}
         curves |= {name: getattr(curve, name)[0].tolist() for name in ("recall", "precision", "f")}
