@@ -93,6 +93,7 @@ def evaluate(
     max_distance: Annotated[
         float, typer.Option("--max-distance", help="Of boundaries, as a share of the diagonal: BSDS500 0.0075.")
     ] = 0.0075,
+    verify: Annotated[bool, typer.Option("--verify", help="coco: ask hotcoco or pycocotools, too.")] = False,
     resamples: Annotated[int, typer.Option("--resamples", min=0, help="Of the bootstrap over images; 0: none.")] = 1000,
     confidence: Annotated[float, typer.Option("--confidence", help="Of the intervals.")] = 0.95,
     output: Annotated[Path | None, typer.Option("--output", help="Folder; default: results/runs/judged/NAME.")] = None,
@@ -101,7 +102,9 @@ def evaluate(
     from harness import judge
 
     folder = output or DEFAULT_OUTPUT / "judged" / predictions.name.split(".")[0]
-    task = judge.Task(protocol, ground_truth, predictions, split, variant, max_distance, resamples, confidence, folder)
+    task = judge.Task(
+        protocol, ground_truth, predictions, split, variant, max_distance, verify, resamples, confidence, folder
+    )
     raise typer.Exit(judge.run(task, _console()))
 
 

@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from rich.console import Console
 from tabulate import tabulate
 
 from datasets.voc import CATEGORIES
-from evaluation import boundary, coco_ap, masks, proposals, statistics, voc_apr
+from evaluation import boundary, coco_ap, coco_engine, masks, proposals, statistics, voc_apr
 from evaluation.voc_apr import ImageDetections, ImageTruth, Variant
 from harness import coco_files, voc_files
 from harness.bsds_files import BoundaryFiles, find_boundaries
@@ -44,6 +44,7 @@ class Task:
     split: str | None
     variant: str
     max_distance: float
+    verify: bool
     resamples: int
     confidence: float
     output: Path
@@ -52,6 +53,8 @@ class Task:
 def run(task: Task, console: Console) -> int:
     """Judge, print the table, and write JSON, CSV and matches to the output folder. Exit status 0."""
     judge = look_up("protocol", task.protocol, PROTOCOLS)
+    if task.verify and task.protocol != "coco":
+        raise UsageError(f"--verify is there for the protocol coco, not for {task.protocol}")
     if not 0 < task.confidence < 1:
         raise UsageError(f"--confidence {task.confidence}: it lies between 0 and 1, as in 0.95")
     for path, option in ((task.truth, "--ground-truth"), (task.predictions, "--predictions")):
@@ -161,11 +164,31 @@ def _coco(task: Task, console: Console) -> list[Judged]:
     results = coco_files.read_results(task.predictions, {key: key for key in truth.sizes}, truth.label_of)
     boxes = results.boxes
     judge = CocoJudge(truth.categories, "boxes" if boxes else "masks")
+    seen = []
     for image_id in _images(list(truth.sizes), console):
         image, found = truth.read(image_id, boxes), results.found(image_id, truth.sizes[image_id], boxes)
         annotated = coco_ap.ImageTruth(image.regions, image.labels, image.crowd, image.areas)
-        judge.add(image_id, annotated, coco_ap.ImageDetections(found.regions, found.labels, found.scores))
-    return judge.finish()
+        detected = coco_ap.ImageDetections(found.regions, found.labels, found.scores)
+        judge.add(image_id, annotated, detected, checked=True)
+        if task.verify:
+            seen.append((annotated, detected))
+    judged = judge.finish()
+    if task.verify:
+        _verify(judged[0], seen, truth.categories, console)
+    return judged
+
+
+def _verify(judged: Judged, seen: Sequence[tuple[Any, Any]], categories: Sequence[str], console: Console) -> None:
+    """A second opinion from the engine; `UsageError` where it differs by more than 1e-9."""
+    truths, detections = zip(*seen, strict=True)
+    expected = coco_engine.evaluate(truths, detections, categories, agnostic=True, checked=True)
+    ours = statistics.whole(judged.measure, len(judged.matches))
+    wrong = [name for name in ours if not np.isclose(ours[name], expected[name], rtol=0, atol=1e-9, equal_nan=True)]
+    who = coco_engine.installed()
+    if wrong:
+        listing = ", ".join(f"{name} {ours[name]!r} against {expected[name]!r}" for name in wrong[:5])
+        raise UsageError(f"{who} gives other numbers than this program: {listing}. Please report it with the two files")
+    _print(console, f"verified: {who} gives the same {len(ours)} numbers")
 
 
 def _proposals(task: Task, console: Console) -> list[Judged]:

@@ -88,8 +88,15 @@ class CocoJudge:
         self.image_ids: list[int | str] = []
         self.instances = 0
 
-    def add(self, image_id: int | str, truth: coco_ap.ImageTruth, found: coco_ap.ImageDetections) -> None:
-        self.matches.append(coco_ap.match_image(truth, found, len(self.categories)))
+    def add(
+        self,
+        image_id: int | str,
+        truth: coco_ap.ImageTruth,
+        found: coco_ap.ImageDetections,
+        checked: bool = False,
+    ) -> None:
+        """``checked``: the masks have passed `evaluation.masks.check` already."""
+        self.matches.append(coco_ap.match_image(truth, found, len(self.categories), checked))
         self.image_ids.append(image_id)
         self.instances += int((~truth.crowd).sum())
 

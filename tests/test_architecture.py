@@ -31,12 +31,14 @@ HELPERS = {
         "methods.scoring",
     },
     "datasets": {"datasets", "datasets.base", "datasets.transforms", "datasets.files"},
+    # voc_apr is what its errors and breakdowns explain, coco_ap what the engine computes a second time.
     "evaluation": {
         "evaluation",
         "evaluation.masks",
         "evaluation.statistics",
         "evaluation.voc_apr",
-    },  # voc_apr: what its errors and breakdowns explain,
+        "evaluation.coco_ap",
+    },
 }
 
 

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from evaluation import masks
+from evaluation import coco_engine, masks
 from harness import judge
 from harness.judged import KINDS, load
 from harness.names import UsageError
@@ -31,7 +32,7 @@ MISSED = np.where(OBJECTS == 2, 0, OBJECTS).astype(np.uint8)
 
 
 def task(protocol: str, truth: Path, predictions: Path, output: Path, **changes: object) -> judge.Task:
-    given = judge.Task(protocol, truth, predictions, None, "", 0.0075, 50, 0.95, output)
+    given = judge.Task(protocol, truth, predictions, None, "", 0.0075, False, 50, 0.95, output)
     return dataclasses.replace(given, **changes)
 
 
@@ -95,6 +96,19 @@ def test_coco(tmp_path: Path) -> None:
     assert float(line["low"]) <= float(line["value"]) <= float(line["high"])
     (line,) = (line for line in lines if line["number"] == "coco_ap_large")  # no truth is large
     assert (line["value"], line["low"]) == ("", "")
+
+
+def test_verify_asks_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = task("coco", coco_truth(tmp_path), coco_results(tmp_path, "found.json", [1]), tmp_path / "out", verify=True)
+    assert re.search(r"verified: hotcoco gives the same \d\d numbers", run(given)[0])
+    other = dict(coco_engine.evaluate([], [], ["ant", "bee"], agnostic=True), coco_ap=0.25)
+    monkeypatch.setattr(coco_engine, "evaluate", lambda *_, **__: other)
+    with pytest.raises(
+        UsageError, match=r"hotcoco gives other numbers than this program: coco_ap 0\.50.* against 0\.25"
+    ):
+        run(given)
+    with pytest.raises(UsageError, match="--verify is there for the protocol coco, not for voc"):
+        run(dataclasses.replace(given, protocol="voc"))
 
 
 def test_voc_from_label_maps_and_from_coco_results(tmp_path: Path) -> None:
