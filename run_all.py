@@ -86,13 +86,14 @@ def evaluate(
         Path, typer.Option("--ground-truth", help="Annotation: COCO JSON, or the official folder.")
     ],
     predictions: Annotated[Path, typer.Option("--predictions", help="Results: COCO JSON, or a folder of PNGs.")],
-    split: Annotated[
-        str | None, typer.Option("--split", help="List of VOC's ImageSets/Segmentation; default: val.")
-    ] = None,
+    split: Annotated[str | None, typer.Option("--split", help="Of VOC or Cityscapes; default: val.")] = None,
     variant: Annotated[str, typer.Option("--variant", help="Convention of AP^r; default: area/mnc/count/nan.")] = "",
     max_distance: Annotated[
         float, typer.Option("--max-distance", help="Of boundaries, as a share of the diagonal: BSDS500 0.0075.")
     ] = 0.0075,
+    distances: Annotated[
+        Path | None, typer.Option("--distances", help="cityscapes: gtInstances.json with medDist and distConf.")
+    ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="coco: ask hotcoco or pycocotools, too.")] = False,
     resamples: Annotated[int, typer.Option("--resamples", min=0, help="Of the bootstrap over images; 0: none.")] = 1000,
     confidence: Annotated[float, typer.Option("--confidence", help="Of the intervals.")] = 0.95,
@@ -103,7 +104,17 @@ def evaluate(
 
     folder = output or DEFAULT_OUTPUT / "judged" / predictions.name.split(".")[0]
     task = judge.Task(
-        protocol, ground_truth, predictions, split, variant, max_distance, verify, resamples, confidence, folder
+        protocol,
+        ground_truth,
+        predictions,
+        split,
+        variant,
+        max_distance,
+        distances,
+        verify,
+        resamples,
+        confidence,
+        folder,
     )
     raise typer.Exit(judge.run(task, _console()))
 

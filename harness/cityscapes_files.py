@@ -180,11 +180,11 @@ def _read_truth(path: Path) -> np.ndarray:
     ids = _decode(path, str(path), np.array)
     if ids.ndim != 2 or ids.dtype.kind not in "iu":
         raise UsageError(f"{path}: a truth has one whole number a pixel, not {ids.dtype} of shape {ids.shape}")
-    top = cityscapes_ap.FIRST_OBJECT * (cityscapes_ap.LABEL_IDS[-1] + 1)
-    present = np.flatnonzero(np.bincount(ids.clip(0, top).ravel()))
-    known = np.where(present < cityscapes_ap.FIRST_OBJECT, present, present // cityscapes_ap.FIRST_OBJECT)
-    wrong = present[known > cityscapes_ap.LABEL_IDS[-1]]
-    if len(wrong):
+    right = ids[:, 1:]
+    present = np.unique(np.append(ids[:, 0], right[right != ids[:, :-1]])).astype(np.int64)  # wherever a row changes
+    labels = np.where(present < cityscapes_ap.FIRST_OBJECT, present, present // cityscapes_ap.FIRST_OBJECT)
+    wrong = [number for number, label in zip(present, labels, strict=True) if label not in cityscapes_ap.LABEL_IDS]
+    if wrong:
         raise UsageError(f"{path}: {wrong[0]} is not an id of Cityscapes: a label id, or label id * 1000 + number")
     return ids
 

@@ -19,10 +19,10 @@ from tabulate import tabulate
 from datasets.voc import CATEGORIES
 from evaluation import boundary, coco_ap, coco_engine, masks, proposals, statistics, voc_apr
 from evaluation.voc_apr import ImageDetections, ImageTruth, Variant
-from harness import coco_files, voc_files
+from harness import cityscapes_files, coco_files, voc_files
 from harness.bsds_files import BoundaryFiles, find_boundaries
 from harness.judged import KINDS, Judged, load, save
-from harness.judges import BoundaryJudge, CocoJudge, ProposalsJudge, SemanticJudge, VocJudge
+from harness.judges import BoundaryJudge, CityscapesJudge, CocoJudge, ProposalsJudge, SemanticJudge, VocJudge
 from harness.label_maps import open_pairs
 from harness.names import UsageError, look_up
 from harness.progress import bar
@@ -44,6 +44,7 @@ class Task:
     split: str | None
     variant: str
     max_distance: float
+    distances: Path | None
     verify: bool
     resamples: int
     confidence: float
@@ -191,6 +192,14 @@ def _verify(judged: Judged, seen: Sequence[tuple[Any, Any]], categories: Sequenc
     _print(console, f"verified: {who} gives the same {len(ours)} numbers")
 
 
+def _cityscapes(task: Task, console: Console) -> list[Judged]:
+    judge = CityscapesJudge()
+    pairs = cityscapes_files.open_pairs(task.truth, task.predictions, task.split, task.distances)
+    for (image_id, truth, found), _ in zip(pairs, _images(pairs.image_ids, console), strict=True):
+        judge.add(image_id, truth, found)
+    return judge.finish()
+
+
 def _proposals(task: Task, console: Console) -> list[Judged]:
     """The truth is VOC's folder or a COCO file; crowds and empty masks are no instances to find."""
     judge = ProposalsJudge()
@@ -271,6 +280,7 @@ def _images(images: Sequence[Image], console: Console) -> Iterator[Image]:
 PROTOCOLS: dict[str, Callable[[Task, Console], list[Judged]]] = {
     "voc": _voc,
     "coco": _coco,
+    "cityscapes": _cityscapes,
     "proposals": _proposals,
     "semantic": _semantic,
     "boundary": _boundary,

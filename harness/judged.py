@@ -15,6 +15,7 @@ import numpy as np
 from evaluation import (
     boundary,
     breakdowns,
+    cityscapes_ap,
     coco_ap,
     error_budget,
     proposals,
@@ -73,6 +74,15 @@ KINDS: dict[str, Kind] = {
             *(f"coco_agnostic_ar_{number}" for number in coco_ap.AGNOSTIC_LIMITS),
         ),
         by_class="coco_ap",
+    ),
+    "cityscapes": Kind(
+        "Cityscapes AP",
+        cityscapes_ap.VERSION,
+        cityscapes_ap.ImageMatches,
+        cityscapes_ap.measure,
+        "scores",
+        ("cs_ap", "cs_ap_50", "cs_ap_100m", "cs_ap_50m"),
+        by_class="cs_ap",
     ),
     "proposals": Kind(
         "Class-agnostic proposals",

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from evaluation import boundary, breakdowns, coco_ap, error_budget, proposals, semantic_iou, voc_apr
+from evaluation import boundary, breakdowns, cityscapes_ap, coco_ap, error_budget, proposals, semantic_iou, voc_apr
 from evaluation.voc_apr import ImageDetections, ImageMatches, ImageTruth, Variant
 from harness.judged import Judged
 
@@ -103,6 +103,23 @@ class CocoJudge:
     def finish(self) -> list[Judged]:
         options = {"categories": self.categories}
         return [Judged("coco", self.regions, options, self.image_ids, self.matches, self.instances)]
+
+
+class CityscapesJudge:
+    """Cityscapes AP, as the official script has it."""
+
+    def __init__(self) -> None:
+        self.matches: list[cityscapes_ap.ImageMatches] = []
+        self.image_ids: list[str] = []
+
+    def add(self, image_id: str, truth: cityscapes_ap.ImageTruth, found: cityscapes_ap.ImageDetections) -> None:
+        self.matches.append(cityscapes_ap.match_image(truth, found))
+        self.image_ids.append(image_id)
+
+    def finish(self) -> list[Judged]:
+        every = cityscapes_ap.RANGES.index("all")
+        instances = int(sum(match.truth_counts[every].sum() for match in self.matches))
+        return [Judged("cityscapes", "official", {}, self.image_ids, self.matches, instances)]
 
 
 class ProposalsJudge:

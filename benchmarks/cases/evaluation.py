@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import importlib.util
+import io
+import shutil
+import tempfile
+from pathlib import Path
+
 import numpy as np
+from PIL import Image
 
 from benchmarks.cases import Case
 from benchmarks.cases.evaluation_inputs import POOL, Scene, scenes
-from evaluation import masks, voc_apr
+from evaluation import (
+    cityscapes_ap,
+    coco_ap,
+    coco_engine,
+    masks,
+    proposals,
+    semantic_iou,
+    statistics,
+    voc_apr,
+)
 from evaluation.voc_apr import ImageDetections, ImageTruth, Variant
+from harness import cityscapes_files
 
 
 def voc(scale: float) -> list[Case]:
@@ -68,4 +87,162 @@ def voc_dense(chosen: list[Scene]) -> np.ndarray:
     return np.nanmean(result, 1)
 
 
-BUILDERS = {"voc": voc}
+def coco(scale: float) -> list[Case]:
+    """100 detections an image, of 80 categories. Masks are checked once when they are read, so not here."""
+    images, pool = round(1000 * scale), scenes((480, 640), 7.3, 100, 80)
+    names = [str(label) for label in range(1, 81)]
+    truths, found = [], []
+    for scene in (pool[number % POOL] for number in range(images)):
+        regions = masks.encode_ids(scene.instances, len(scene.truth_labels))
+        crowd, areas = np.zeros(len(regions), np.bool_), masks.areas(regions).astype(np.float64)
+        truths.append(coco_ap.ImageTruth(regions, scene.truth_labels, crowd, areas))
+        found.append(coco_ap.ImageDetections(scene.masks, scene.labels, scene.scores))
+    expected, results = _as_json(truths, found)
+
+    def ours() -> dict[str, float]:
+        matches = [coco_ap.match_image(*pair, 80, checked=True) for pair in zip(truths, found, strict=True)]
+        return statistics.whole(lambda counts: coco_ap.measure(matches, counts, names), images)
+
+    contenders = {"ours: all numbers, and matches for the bootstrap": ours}
+    for engine in coco_engine.ENGINES:
+        contenders[f"{engine}: 12 numbers"] = lambda engine=engine: peer(engine, expected, results)
+    if importlib.util.find_spec("faster_coco_eval"):
+        contenders["faster-coco-eval: 12 numbers"] = lambda: peer("faster-coco-eval", expected, results)
+    return [
+        Case(
+            f"COCO AP, {images} images, {len(results)} detections",
+            contenders,
+            "at most 1.2 s at 100,000 detections",
+            same=_same_twelve,
+            slow=frozenset(name for name in contenders if name.startswith(("pycoco", "faster"))),
+        )
+    ]
+
+
+def _same_twelve(ours: dict[str, float], stats: np.ndarray) -> None:
+    names = ["ap", "ap_50", "ap_75", "ap_small", "ap_medium", "ap_large"]
+    names += ["ar_1", "ar_10", "ar_100", "ar_small", "ar_medium", "ar_large"]
+    np.testing.assert_allclose([ours[f"coco_{name}"] for name in names], stats, atol=1e-9)
+
+
+def _as_json(truths: list[coco_ap.ImageTruth], found: list[coco_ap.ImageDetections]) -> tuple[dict, list[dict]]:
+    """The same as the programs for COCO read it: annotations and results."""
+    annotations, results = [], []
+    for image, (truth, detected) in enumerate(zip(truths, found, strict=True), 1):
+        for region, label, area in zip(truth.regions, truth.labels, truth.areas, strict=True):
+            one = {"id": len(annotations) + 1, "image_id": image, "category_id": int(label), "segmentation": region}
+            annotations.append({**one, "area": float(area), "iscrowd": 0})
+        for region, label, score in zip(detected.regions, detected.labels, detected.scores, strict=True):
+            one = {"image_id": image, "category_id": int(label), "segmentation": region, "score": float(score)}
+            results.append(one)
+    images = [{"id": image, "height": 480, "width": 640} for image in range(1, len(truths) + 1)]
+    categories = [{"id": label, "name": str(label)} for label in range(1, 81)]
+    return {"images": images, "categories": categories, "annotations": annotations}, results
+
+
+def peer(name: str, expected: dict, results: list[dict]) -> np.ndarray:
+    """The twelve numbers as a user of one of the programs gets them."""
+    if name == "faster-coco-eval":
+        from faster_coco_eval import COCO, COCOeval_faster
+
+        dataset_type, evaluator_type = COCO, COCOeval_faster
+    else:
+        dataset_type, evaluator_type = coco_engine.engine_classes(name)
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = dataset_type()
+        truth.dataset = expected
+        truth.createIndex()
+        one = evaluator_type(truth, truth.loadRes([dict(result) for result in results]), "segm")
+        one.evaluate()
+        one.accumulate()
+        one.summarize()
+    return np.array(one.stats)[:12]
+
+
+def cityscapes(scale: float) -> list[Case]:
+    """Frames of 1024 x 2048 with 30 predictions each; "from files" reads every PNG, as the official script does."""
+    images, pool = round(50 * scale), scenes((1024, 2048), 20, 30, 8)[:10]
+    labels = np.array(list(cityscapes_ap.CLASSES))
+    truths, found = [], []
+    for scene in pool:
+        ids = np.append(7, labels[scene.truth_labels - 1] * 1000 + np.arange(len(scene.truth_labels)))
+        truths.append(cityscapes_ap.ImageTruth(ids[scene.instances].astype(np.uint16)))
+        found.append(cityscapes_ap.ImageDetections(scene.masks, labels[scene.labels - 1], scene.scores))
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    for number in range(images):
+        image_id = f"town_{number:06d}_000000"
+        cityscapes_files.write_image(folder / "results", image_id, found[number % len(pool)])
+        path = folder / "gtFine" / "val" / "town" / f"{image_id}_gtFine_instanceIds.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(truths[number % len(pool)].ids).save(path)
+
+    def ours(pairs) -> float:
+        matches = [cityscapes_ap.match_image(*pair) for pair in pairs]
+        return statistics.whole(lambda counts: cityscapes_ap.measure(matches, counts), images)["cs_ap"]
+
+    def from_memory() -> float:
+        return ours((truths[number % len(pool)], found[number % len(pool)]) for number in range(images))
+
+    def from_files() -> float:
+        pairs = cityscapes_files.open_pairs(folder / "gtFine", folder / "results")
+        return ours((truth, detections) for _, truth, detections in pairs)
+
+    official = "cityscapesscripts, from files"
+    return [
+        Case(
+            f"Cityscapes AP, {images} images, 30 predictions each",
+            {"ours, from memory": from_memory, "ours, from files": from_files, official: lambda: _official(folder)},
+            "at most 2 s from memory and 9 s from files at 50 images",
+            same=lambda one, other: np.testing.assert_allclose(one, other, atol=1e-9),
+            slow=frozenset({official}),
+        )
+    ]
+
+
+def _official(folder: Path) -> float:
+    import cityscapesscripts.evaluation.evalInstanceLevelSemanticLabeling as script
+
+    args = script.args
+    args.quiet, args.colorized, args.JSONOutput = True, False, False
+    args.predictionPath = str(folder / "results")
+    args.gtInstancesFile = str(folder / "gtInstances.json")
+    Path(args.gtInstancesFile).unlink(missing_ok=True)  # the script would not look at the truth again
+    truths = sorted(str(path) for path in (folder / "gtFine").rglob("*_instanceIds.png"))
+    # Its matches.json is only for debugging, and cannot be written with numpy 2.3.
+    plain = script.writeDict2JSON
+    script.writeDict2JSON = lambda what, to: to == "matches.json" or plain(what, to)
+    with contextlib.redirect_stdout(io.StringIO()):
+        predictions = [script.getPrediction(truth, args) for truth in truths]
+        return script.evaluateImgLists(predictions, truths, args)["averages"]["allAp"]
+
+
+def proposal_recall(scale: float) -> list[Case]:
+    images, pool = round(1449 * scale), scenes((375, 500), 3734 / 1449, 60, 1)
+    chosen = [pool[number % POOL] for number in range(images)]
+
+    def ours() -> float:
+        matches = []
+        for scene in chosen:
+            regions = masks.encode_ids(scene.instances, len(scene.truth_labels))
+            truth = proposals.ImageTruth(regions, scene.instances.shape)
+            matches.append(proposals.match_image(truth, proposals.ImageProposals(scene.masks, scene.scores)))
+        return statistics.whole(lambda counts: proposals.measure(matches, counts), images)["ar@60"]
+
+    return [Case(f"proposals' recall, {images} images, 60 proposals each", {"ours": ours}, "none set")]
+
+
+def semantic(scale: float) -> list[Case]:
+    images, pool = round(1449 * scale), scenes((375, 500), 4, 1, 20)
+    maps = [np.append(0, scene.truth_labels).astype(np.uint8)[scene.instances] for scene in pool]
+    names = [str(label) for label in range(21)]
+
+    def ours() -> float:
+        pairs = ((maps[number % POOL], maps[(number + 1) % POOL]) for number in range(images))
+        matches = [semantic_iou.match_image(*pair, 21) for pair in pairs]
+        return statistics.whole(lambda counts: semantic_iou.measure(matches, counts, names), images)["miou"]
+
+    return [Case(f"semantic IoU, {images} images, 21 classes", {"ours": ours}, "none set")]
+
+
+BUILDERS = {"voc": voc, "coco": coco, "cityscapes": cityscapes, "proposals": proposal_recall, "semantic": semantic}

@@ -32,7 +32,7 @@ MISSED = np.where(OBJECTS == 2, 0, OBJECTS).astype(np.uint8)
 
 
 def task(protocol: str, truth: Path, predictions: Path, output: Path, **changes: object) -> judge.Task:
-    given = judge.Task(protocol, truth, predictions, None, "", 0.0075, False, 50, 0.95, output)
+    given = judge.Task(protocol, truth, predictions, None, "", 0.0075, None, False, 50, 0.95, output)
     return dataclasses.replace(given, **changes)
 
 
@@ -142,6 +142,24 @@ def test_the_variant_of_voc(tmp_path: Path) -> None:
         run(dataclasses.replace(given, variant="area/mnc"))
     with pytest.raises(UsageError, match="void must be one of count, strip"):
         run(dataclasses.replace(given, variant="area/mnc/drop/nan"))
+
+
+def test_cityscapes(tmp_path: Path) -> None:
+    ids = np.full((40, 40), 7, np.uint16)  # road
+    ids[:12, :12], ids[20:32, 20:32], ids[:12, 20:32] = 26001, 26002, 24001
+    (tmp_path / "gtFine" / "val" / "town").mkdir(parents=True)
+    Image.fromarray(ids).save(tmp_path / "gtFine" / "val" / "town" / "town_000000_000001_gtFine_instanceIds.png")
+    (tmp_path / "found").mkdir()
+    for number in (26001, 24001):
+        Image.fromarray((ids == number).astype(np.uint8)).save(tmp_path / "found" / f"{number}.png")
+    (tmp_path / "found" / "town_000000_000001.txt").write_text("26001.png 26 0.9\n24001.png 24 0.8\n")
+    text, content, _ = run(task("cityscapes", tmp_path / "gtFine", tmp_path / "found", tmp_path / "out"))
+    metrics = content["verdicts"]["cityscapes"]["metrics"]
+    # One of two cars: from (recall 0, precision 1) to (1/2, 1), and no further.
+    assert (metrics["cs_ap/car"]["value"], metrics["cs_ap/person"]["value"]) == (0.5, 1.0)
+    assert metrics["cs_ap"]["value"] == 0.75
+    assert metrics["cs_ap_50m"]["value"] is None
+    assert "1 images, 3 instances" in text
 
 
 def test_proposals_from_both_kinds_of_truth(tmp_path: Path) -> None:
