@@ -87,10 +87,12 @@ def evaluate(
     ],
     predictions: Annotated[Path, typer.Option("--predictions", help="Results: COCO JSON, or a folder of PNGs.")],
     split: Annotated[str | None, typer.Option("--split", help="Of VOC or Cityscapes; default: val.")] = None,
-    variant: Annotated[str, typer.Option("--variant", help="Convention of AP^r; default: area/mnc/count/nan.")] = "",
+    variant: Annotated[
+        str | None, typer.Option("--variant", help="voc: the convention of AP^r; default: area/mnc/count/nan.")
+    ] = None,
     max_distance: Annotated[
-        float, typer.Option("--max-distance", help="Of boundaries, as a share of the diagonal: BSDS500 0.0075.")
-    ] = 0.0075,
+        float | None, typer.Option("--max-distance", help="boundary: share of the diagonal; default: 0.0075.")
+    ] = None,
     distances: Annotated[
         Path | None, typer.Option("--distances", help="cityscapes: gtInstances.json with medDist and distConf.")
     ] = None,
@@ -101,22 +103,11 @@ def evaluate(
 ) -> None:
     """Judge anybody's results by one protocol: a table, and JSON, CSV and per-image matches in the output folder."""
     from harness import judge
+    from harness.protocols import Task
 
     folder = output or DEFAULT_OUTPUT / "judged" / predictions.name.split(".")[0]
-    task = judge.Task(
-        protocol,
-        ground_truth,
-        predictions,
-        split,
-        variant,
-        max_distance,
-        distances,
-        verify,
-        resamples,
-        confidence,
-        folder,
-    )
-    raise typer.Exit(judge.run(task, _console()))
+    task = Task(ground_truth, predictions, split, variant, verify or None, distances, max_distance)
+    raise typer.Exit(judge.run(protocol, task, resamples, confidence, folder, _console()))
 
 
 @app.command()

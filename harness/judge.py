@@ -3,80 +3,75 @@
 from __future__ import annotations
 
 import csv
-import functools
+import dataclasses
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
 
-import numpy as np
 from rich.console import Console
 from tabulate import tabulate
 
-from datasets.voc import CATEGORIES
-from evaluation import boundary, coco_ap, coco_engine, masks, proposals, statistics, voc_apr
-from evaluation.voc_apr import ImageDetections, ImageTruth, Variant
-from harness import cityscapes_files, coco_files, voc_files
-from harness.bsds_files import BoundaryFiles, find_boundaries
+from evaluation import statistics
 from harness.judged import KINDS, Judged, load, save
-from harness.judges import BoundaryJudge, CityscapesJudge, CocoJudge, ProposalsJudge, SemanticJudge, VocJudge
-from harness.label_maps import open_pairs
 from harness.names import UsageError, look_up
-from harness.progress import bar
+from harness.protocols import OPTIONS, PROTOCOLS, Task
 from harness.record import Verdict
 from harness.store import write_text
 
-Image = TypeVar("Image")
-
-_NAMED = 40  # rows of a printed table; files hold the rest
+_NAMED = 40  # classes in a printed table; files hold all
 
 
-@dataclass(frozen=True)
-class Task:
-    """What the command line asks for."""
-
-    protocol: str
-    truth: Path
-    predictions: Path
-    split: str | None
-    variant: str
-    max_distance: float
-    distances: Path | None
-    verify: bool
-    resamples: int
-    confidence: float
-    output: Path
-
-
-def run(task: Task, console: Console) -> int:
-    """Judge, print the table, and write JSON, CSV and matches to the output folder. Exit status 0."""
-    judge = look_up("protocol", task.protocol, PROTOCOLS)
-    if task.verify and task.protocol != "coco":
-        raise UsageError(f"--verify is there for the protocol coco, not for {task.protocol}")
-    if not 0 < task.confidence < 1:
-        raise UsageError(f"--confidence {task.confidence}: it lies between 0 and 1, as in 0.95")
+def run(protocol: str, task: Task, resamples: int, confidence: float, output: Path, console: Console) -> int:
+    """Judge, print the table, and write JSON, CSV and matches to the folder ``output``. Exit status 0."""
+    judge = look_up("protocol", protocol, PROTOCOLS)
+    for option, owner in OPTIONS.items():
+        if getattr(task, option) is not None and owner != protocol:
+            raise UsageError(f"--{option.replace('_', '-')} belongs to the protocol {owner}, not to {protocol}")
+    _check_confidence(confidence)
     for path, option in ((task.truth, "--ground-truth"), (task.predictions, "--predictions")):
         if not path.exists():
             raise UsageError(f"{option} {path}: no such file or folder")
+    _keep_others(output / f"{protocol}.json", task)
     judged = judge(task, console)
-    verdicts = {one.kind: one.verdict(task.resamples, task.confidence) for one in judged}
+    verdicts = {one.kind: one.verdict(resamples, confidence) for one in judged}
     for one in judged:
-        _print(console, _summary(one, verdicts[one.kind], task))
-    _write(task, judged, verdicts)
-    _print(console, f"written: {task.output}/{task.protocol}.json, .csv and matches for `compare`")
+        _print(console, _summary(one, verdicts[one.kind], confidence))
+    content = {
+        "protocol": protocol,
+        **{name: str(value) for name, value in dataclasses.asdict(task).items() if value is not None},
+        "resamples": resamples,
+        "confidence": confidence,
+        "images": len(judged[0].matches),
+        "verdicts": {kind: verdict.model_dump(mode="json") for kind, verdict in verdicts.items()},
+        "curves": {name: list(map(_known, values)) for one in judged for name, values in one.curves.items()},
+    }
+    for one in judged:
+        save(output / f"{one.kind}.npz", one)
+    write_text(output / f"{protocol}.csv", _csv(verdicts))
+    write_text(output / f"{protocol}.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
+    _print(console, f"written: {output}/{protocol}.json, .csv and matches for `compare`")
     return 0
 
 
-def _summary(judged: Judged, verdict: Verdict, task: Task) -> str:
+def _keep_others(path: Path, task: Task) -> None:
+    """`UsageError` if the output folder holds what other results came to."""
+    try:
+        before = json.loads(path.read_text(encoding="utf-8")).get("predictions")
+    except (OSError, ValueError, AttributeError):
+        return
+    if before != str(task.predictions):
+        raise UsageError(f"{path} is of other results ({before}): give another folder with --output, or delete it")
+
+
+def _summary(judged: Judged, verdict: Verdict, confidence: float) -> str:
     kind = KINDS[judged.kind]
     shown = [name for name in kind.shown if name in verdict.metrics]
     parts = [name for name in verdict.metrics if kind.by_class and name.startswith(f"{kind.by_class}/")]
     shown += parts if len(parts) <= _NAMED else []
     rows = [(name, *_cells(verdict, name)) for name in shown]
-    head = ("number", "value", f"{100 * task.confidence:g} % interval")
+    head = ("number", "value", f"{100 * confidence:g} % interval")
     instances = f", {judged.instances} instances" if judged.instances else ""
     title = f"{kind.title}: {judged.variant}; {len(judged.matches)} images{instances}"
     return f"{title}\n{tabulate(rows, head, tablefmt='rounded_outline', disable_numparse=True)}"
@@ -84,50 +79,40 @@ def _summary(judged: Judged, verdict: Verdict, task: Task) -> str:
 
 def _cells(verdict: Verdict, name: str) -> tuple[str, str]:
     metric = verdict.metrics[name]
-    value = "-" if np.isnan(metric.value) else f"{metric.value:.4f}"
+    value = "-" if math.isnan(metric.value) else f"{metric.value:.4f}"
     return value, "-" if metric.low is None else f"{metric.low:.4f} .. {metric.high:.4f}"
 
 
-def _write(task: Task, judged: Sequence[Judged], verdicts: Mapping[str, Verdict]) -> None:
-    content = {
-        "protocol": task.protocol,
-        "ground_truth": str(task.truth),
-        "predictions": str(task.predictions),
-        "confidence": task.confidence,
-        "resamples": task.resamples,
-        "images": len(judged[0].matches),
-        "verdicts": {kind: verdict.model_dump(mode="json") for kind, verdict in verdicts.items()},
-        "curves": {name: list(values) for one in judged for name, values in one.curves.items()},
-    }
+def _known(value: float | None) -> float | None:
+    """JSON has no NaN."""
+    return None if value is None or math.isnan(value) else value
+
+
+def _csv(verdicts: Mapping[str, Verdict]) -> str:
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(("kind", "number", "value", "low", "high"))
     for kind, verdict in verdicts.items():
         for name, metric in verdict.metrics.items():
-            cells = (
-                "" if value is None or np.isnan(value) else repr(value)
-                for value in (metric.value, metric.low, metric.high)
-            )
-            writer.writerow((kind, name, *cells))
-    for one in judged:
-        save(task.output / f"{one.kind}.npz", one)
-    write_text(task.output / f"{task.protocol}.csv", table.getvalue())
-    write_text(task.output / f"{task.protocol}.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
+            numbers = map(_known, (metric.value, metric.low, metric.high))
+            writer.writerow((kind, name, *("" if number is None else repr(number) for number in numbers)))
+    return table.getvalue()
 
 
 def compare(first: Path, second: Path, resamples: int, confidence: float, console: Console) -> int:
     """Print, for two files of matches on the same images, every number's paired difference with its interval."""
+    _check_confidence(confidence)
     one, two = load(first), load(second)
-    if (one.kind, one.variant, list(one.image_ids)) != (two.kind, two.variant, list(two.image_ids)):
-        raise UsageError(f"{first} and {second} are not of one metric, variant and list of images")
+    if _judged_by(one) != _judged_by(two):
+        raise UsageError(f"{first} and {second} are not of one metric, variant, truth and list of images")
     a, b = one.bootstrap(resamples), two.bootstrap(resamples)
     rows = []
-    for name in a.values:
+    for name in (name for name in a.values if name in b.values):
         low, high = statistics.percentiles(a.samples[name] - b.samples[name], confidence)
-        difference = a.values[name] - b.values[name]
+        interval = "-" if math.isnan(low) else f"{low:+.4f} .. {high:+.4f}"
         sure = "yes" if low > 0 or high < 0 else "no"
-        rows.append((name, a.values[name], b.values[name], difference, f"{low:+.4f} .. {high:+.4f}", sure))
-    shown = [row for row in rows if row[0] in KINDS[one.kind].shown] or rows
+        rows.append((name, a.values[name], b.values[name], a.values[name] - b.values[name], interval, sure))
+    shown = [row for row in rows if row[0] in KINDS[one.kind].shown]
     head = ("number", "first", "second", "first - second", f"{100 * confidence:g} % interval", "differ")
     title = f"{KINDS[one.kind].title}: {one.variant}; {len(one.matches)} images"
     _print(console, f"{title}, drawn again {resamples} times, the same images for both")
@@ -135,153 +120,14 @@ def compare(first: Path, second: Path, resamples: int, confidence: float, consol
     return 0
 
 
+def _judged_by(judged: Judged) -> tuple[object, ...]:
+    return judged.kind, judged.variant, list(judged.image_ids), judged.instances
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise UsageError(f"--confidence {confidence}: it lies between 0 and 1, as in 0.95")
+
+
 def _print(console: Console, text: str) -> None:
     console.print(text, markup=False, soft_wrap=True)
-
-
-def _voc(task: Task, console: Console) -> list[Judged]:
-    truth = voc_files.open_truth(task.truth, task.split)
-    judge, results = VocJudge(CATEGORIES, _voc_variant(task.variant)), _open_voc(task.predictions, truth)
-    for image_id in _images(truth.image_ids, console):
-        image = truth[image_id]
-        found = results(image_id, image.semantic.shape)
-        regions = ImageTruth(image.instances, image.labels, image.void)
-        judge.add(image_id, regions, ImageDetections(found.regions, found.labels, found.scores))
-    return judge.finish()
-
-
-def _voc_variant(text: str) -> Variant:
-    if not text:
-        return Variant()
-    try:
-        return Variant(**dict(zip(voc_apr.CHOICES, text.split("/"), strict=True)))
-    except ValueError as error:
-        choices = ", ".join(f"{name} {' or '.join(values)}" for name, values in voc_apr.CHOICES.items())
-        raise UsageError(f"--variant {text!r}: {error}; write it as area/mnc/count/nan, of {choices}") from None
-
-
-def _coco(task: Task, console: Console) -> list[Judged]:
-    truth = coco_files.read_annotations(task.truth)
-    results = coco_files.read_results(task.predictions, {key: key for key in truth.sizes}, truth.label_of)
-    boxes = results.boxes
-    judge = CocoJudge(truth.categories, "boxes" if boxes else "masks")
-    seen = []
-    for image_id in _images(list(truth.sizes), console):
-        image, found = truth.read(image_id, boxes), results.found(image_id, truth.sizes[image_id], boxes)
-        annotated = coco_ap.ImageTruth(image.regions, image.labels, image.crowd, image.areas)
-        detected = coco_ap.ImageDetections(found.regions, found.labels, found.scores)
-        judge.add(image_id, annotated, detected, checked=True)
-        if task.verify:
-            seen.append((annotated, detected))
-    judged = judge.finish()
-    if task.verify:
-        _verify(judged[0], seen, truth.categories, console)
-    return judged
-
-
-def _verify(judged: Judged, seen: Sequence[tuple[Any, Any]], categories: Sequence[str], console: Console) -> None:
-    """A second opinion from the engine; `UsageError` where it differs by more than 1e-9."""
-    truths, detections = zip(*seen, strict=True)
-    expected = coco_engine.evaluate(truths, detections, categories, agnostic=True, checked=True)
-    ours = statistics.whole(judged.measure, len(judged.matches))
-    wrong = [name for name in ours if not np.isclose(ours[name], expected[name], rtol=0, atol=1e-9, equal_nan=True)]
-    who = coco_engine.installed()
-    if wrong:
-        listing = ", ".join(f"{name} {ours[name]!r} against {expected[name]!r}" for name in wrong[:5])
-        raise UsageError(f"{who} gives other numbers than this program: {listing}. Please report it with the two files")
-    _print(console, f"verified: {who} gives the same {len(ours)} numbers")
-
-
-def _cityscapes(task: Task, console: Console) -> list[Judged]:
-    judge = CityscapesJudge()
-    pairs = cityscapes_files.open_pairs(task.truth, task.predictions, task.split, task.distances)
-    for (image_id, truth, found), _ in zip(pairs, _images(pairs.image_ids, console), strict=True):
-        judge.add(image_id, truth, found)
-    return judge.finish()
-
-
-def _proposals(task: Task, console: Console) -> list[Judged]:
-    """The truth is VOC's folder or a COCO file; crowds and empty masks are no instances to find."""
-    judge = ProposalsJudge()
-    if voc_files.is_voc(task.truth):
-        folder = voc_files.open_truth(task.truth, task.split)
-        look = _open_voc(task.predictions, folder, agnostic=True)
-        for image_id in _images(folder.image_ids, console):
-            image = folder[image_id]
-            void = None if image.void is None else masks.encode(image.void[None])[0]
-            regions = masks.encode_ids(image.instances, len(image.labels))
-            found = look(image_id, image.semantic.shape)
-            truth = proposals.ImageTruth(regions, image.semantic.shape, void)
-            judge.add(image_id, truth, proposals.ImageProposals(found.regions, found.scores))
-        return judge.finish()
-    annotations = coco_files.read_annotations(task.truth)
-    results = coco_files.read_results(task.predictions, {key: key for key in annotations.sizes}, None)
-    for image_id in _images(list(annotations.sizes), console):
-        image, size = annotations.read(image_id), annotations.sizes[image_id]
-        wanted = ~image.crowd & (masks.areas(image.regions) > 0)
-        truth = proposals.ImageTruth([image.regions[row] for row in np.flatnonzero(wanted)], size)
-        found = results.found(image_id, size)
-        judge.add(image_id, truth, proposals.ImageProposals(found.regions, found.scores))
-    return judge.finish()
-
-
-def _open_voc(path: Path, truth: voc_files.VocFolder, agnostic: bool = False) -> Callable[..., coco_files.Found]:
-    """What gives the results on an image of some size: a folder of VOC's label maps, or a COCO results file."""
-    if path.is_dir():
-        folder = voc_files.open_results(path, truth.image_ids)
-        return functools.partial(_found_in_maps, folder)
-    # 2007_000033 is the number 2007000033 in most conversions of VOC to COCO's form.
-    numbers = {one.replace("_", ""): one for one in truth.image_ids}
-    known = {one: one for one in truth.image_ids} | {int(key): one for key, one in numbers.items() if key.isdigit()}
-    labels = None if agnostic else {label: label for label in range(1, len(CATEGORIES) + 1)}
-    return coco_files.read_results(path, known, labels).found
-
-
-def _found_in_maps(folder: voc_files.VocFolder, image_id: str, size: tuple[int, int]) -> coco_files.Found:
-    image = folder[image_id]
-    if image.semantic.shape != size:
-        sizes = [f"{width} x {height}" for height, width in (image.semantic.shape, size)]
-        raise UsageError(f"{folder.path}: the maps of {image_id} are {sizes[0]} pixels, the truth is {sizes[1]}")
-    regions = masks.encode_ids(image.instances, len(image.labels))
-    return coco_files.Found(regions, image.labels, image.scores)
-
-
-def _semantic(task: Task, console: Console) -> list[Judged]:
-    pairs = open_pairs(task.truth, task.predictions, task.split)
-    judge = SemanticJudge(pairs.categories)
-    for (name, truth, found), _ in zip(pairs, _images(pairs.names, console), strict=True):
-        try:
-            judge.add(name, truth, found)
-        except ValueError as error:
-            raise UsageError(f"{pairs.predictions / name}: {error}") from error
-    return judge.finish()
-
-
-def _boundary(task: Task, console: Console) -> list[Judged]:
-    judge, images = BoundaryJudge(task.max_distance), find_boundaries(task.truth, task.predictions)
-    with ProcessPoolExecutor() as pool:  # one image takes seconds
-        matches = pool.map(functools.partial(_match_boundary, task.max_distance), images)
-        for image in _images(images, console):
-            judge.add(image.image_id, next(matches))
-    return judge.finish()
-
-
-def _match_boundary(max_distance: float, image: BoundaryFiles) -> boundary.ImageMatches:
-    return boundary.match_image(*image.read(), max_distance=max_distance)
-
-
-def _images(images: Sequence[Image], console: Console) -> Iterator[Image]:
-    with bar(console, "judging", len(images)) as advance:
-        for number, image in enumerate(images, 1):
-            yield image
-            advance(number)
-
-
-PROTOCOLS: dict[str, Callable[[Task, Console], list[Judged]]] = {
-    "voc": _voc,
-    "coco": _coco,
-    "cityscapes": _cityscapes,
-    "proposals": _proposals,
-    "semantic": _semantic,
-    "boundary": _boundary,
-}

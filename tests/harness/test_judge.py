@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from evaluation import coco_engine, masks
 from harness import judge
 from harness.judged import KINDS, load
 from harness.names import UsageError
+from harness.protocols import Task
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -31,15 +33,26 @@ OBJECTS[4:8, 6:9] = 2
 MISSED = np.where(OBJECTS == 2, 0, OBJECTS).astype(np.uint8)
 
 
-def task(protocol: str, truth: Path, predictions: Path, output: Path, **changes: object) -> judge.Task:
-    given = judge.Task(protocol, truth, predictions, None, "", 0.0075, None, False, 50, 0.95, output)
-    return dataclasses.replace(given, **changes)
+@dataclass(frozen=True)
+class Asked:
+    """The command line's values."""
+
+    protocol: str
+    task: Task
+    output: Path
+    resamples: int = 50
+    confidence: float = 0.95
 
 
-def run(given: judge.Task) -> tuple[str, dict, list[dict[str, str]]]:
+def task(protocol: str, truth: Path, predictions: Path, output: Path, resamples: int = 50, **options: object) -> Asked:
+    return Asked(protocol, Task(truth, predictions, **options), output, resamples)
+
+
+def run(given: Asked) -> tuple[str, dict, list[dict[str, str]]]:
     """The printed text, the JSON and the CSV's lines."""
     text = io.StringIO()
-    assert judge.run(given, Console(file=text, width=200)) == 0
+    console = Console(file=text, width=200)
+    assert judge.run(given.protocol, given.task, given.resamples, given.confidence, given.output, console) == 0
     content = json.loads((given.output / f"{given.protocol}.json").read_text())
     lines = list(csv.DictReader((given.output / f"{given.protocol}.csv").read_text().splitlines()))
     return text.getvalue(), content, lines
@@ -107,8 +120,45 @@ def test_verify_asks_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         UsageError, match=r"hotcoco gives other numbers than this program: coco_ap 0\.50.* against 0\.25"
     ):
         run(given)
-    with pytest.raises(UsageError, match="--verify is there for the protocol coco, not for voc"):
-        run(dataclasses.replace(given, protocol="voc"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"verify": True}, "--verify belongs to the protocol coco, not to semantic"),
+        ({"variant": "area/mnc/count/nan"}, "--variant belongs to the protocol voc"),
+        ({"max_distance": 0.1}, "--max-distance belongs to the protocol boundary"),
+        ({"distances": Path("a.json")}, "--distances belongs to the protocol cityscapes"),
+    ],
+)
+def test_options_belong_to_a_protocol(tmp_path: Path, options: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        run(task("semantic", tmp_path, tmp_path, tmp_path / "out", **options))
+
+
+def test_the_distance_is_a_share(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--max-distance 4\.3: it is a share of the diagonal"):
+        run(task("boundary", tmp_path, tmp_path, tmp_path / "out", max_distance=4.3))
+
+
+def test_other_results_are_not_written_over(tmp_path: Path) -> None:
+    truth, output = coco_truth(tmp_path), tmp_path / "out"
+    run(task("coco", truth, coco_results(tmp_path, "one.json", [1]), output))
+    run(task("coco", truth, coco_results(tmp_path, "one.json", [1, 2]), output))  # the same file, made anew
+    with pytest.raises(UsageError, match=r"out/coco\.json is of other results \(.*one\.json\): give another folder"):
+        run(task("coco", truth, coco_results(tmp_path, "two.json", [1]), output))
+
+
+def test_no_truth_at_all(tmp_path: Path) -> None:
+    content = json.loads(coco_truth(tmp_path).read_text())
+    truth = write_json(tmp_path / "truth.json", {**content, "annotations": []})
+    found = coco_results(tmp_path, "found.json", [1])
+    for protocol, name in (("coco", "coco_ap"), ("proposals", "recall_50@10")):
+        text, written, _ = run(task(protocol, truth, found, tmp_path / protocol))
+        assert written["verdicts"][protocol]["metrics"][name] == {"value": None, "low": None, "high": None}
+        assert f"│ {name} " in text
+        matches = tmp_path / protocol / f"{protocol}.npz"
+        assert judge.compare(matches, matches, 10, 0.95, Console(file=io.StringIO())) == 0
 
 
 def test_voc_from_label_maps_and_from_coco_results(tmp_path: Path) -> None:
@@ -139,9 +189,9 @@ def test_the_variant_of_voc(tmp_path: Path) -> None:
     assert "VOC AP^r: 11-point/sds/strip/zero" in text
     assert content["verdicts"]["voc"]["metrics"]["ap_r_50"]["value"] == pytest.approx(2 / 20)  # absent classes count 0
     with pytest.raises(UsageError, match=r"--variant 'area/mnc': .* write it as area/mnc/count/nan"):
-        run(dataclasses.replace(given, variant="area/mnc"))
+        run(task("voc", truth, found, tmp_path / "out", variant="area/mnc"))
     with pytest.raises(UsageError, match="void must be one of count, strip"):
-        run(dataclasses.replace(given, variant="area/mnc/drop/nan"))
+        run(task("voc", truth, found, tmp_path / "out", variant="area/mnc/drop/nan"))
 
 
 def test_cityscapes(tmp_path: Path) -> None:
@@ -252,7 +302,7 @@ def test_compare_refuses_what_does_not_pair(tmp_path: Path) -> None:
     for protocol in ("coco", "proposals"):
         run(task(protocol, truth, found, tmp_path / "out"))
     files = [tmp_path / "out" / f"{name}.npz" for name in ("coco", "proposals")]
-    with pytest.raises(UsageError, match="are not of one metric, variant and list of images"):
+    with pytest.raises(UsageError, match="are not of one metric, variant, truth and list of images"):
         judge.compare(*files, 10, 0.95, Console(file=io.StringIO()))
     with pytest.raises(UsageError, match=r"found\.json holds no matches of this program"):
         judge.compare(files[0], found, 10, 0.95, Console(file=io.StringIO()))
