@@ -35,7 +35,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from pycocotools import mask as coco
 
 from evaluation import masks
 from evaluation.masks import RunLengths
@@ -182,21 +181,7 @@ def _regions(truth: np.ndarray) -> tuple[np.ndarray, list[RunLengths]]:
     order = np.argsort(region, kind="stable")
     bounds = np.searchsorted(region[order], np.arange(evaluated.sum() + 2))
     parts = [order[first:last] for first, last in pairwise(bounds)]
-    return ids[evaluated], [encode_runs(starts[part], ends[part], truth.shape) for part in parts]
-
-
-def encode_runs(starts: np.ndarray, ends: np.ndarray, size: tuple[int, int]) -> RunLengths:
-    """The mask of the pixels ``starts[i] .. ends[i] - 1``, counted down the columns of ``size`` (height, width).
-
-    Both (R,) int64, ascending, runs not empty; a run may begin where the one before ends.
-    """
-    gap = starts[1:] > ends[:-1]
-    bounds = np.stack([starts[np.append(True, gap)[: len(starts)]], ends[np.append(gap, True)[: len(ends)]]], 1).ravel()
-    counts = np.diff(bounds, prepend=0, append=size[0] * size[1])
-    if counts[-1] == 0:
-        counts = counts[:-1]
-    packed = coco.frPyObjects([{"size": list(size), "counts": counts}], *size)[0]
-    return RunLengths(size=list(size), counts=packed["counts"].decode("ascii"))
+    return ids[evaluated], [masks.encode_runs(starts[part], ends[part], truth.shape) for part in parts]
 
 
 def _unwanted(ids: np.ndarray, areas: np.ndarray, distances: Distances | None) -> np.ndarray:

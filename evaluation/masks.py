@@ -41,6 +41,20 @@ def encode_ids(instances: np.ndarray, count: int) -> list[RunLengths]:
     return _encode(np.ascontiguousarray(narrow.T)[None] == ids[:, None, None])
 
 
+def encode_runs(starts: np.ndarray, ends: np.ndarray, size: tuple[int, int]) -> RunLengths:
+    """The mask of the pixels ``starts[i] .. ends[i] - 1``, counted down the columns of ``size`` (height, width).
+
+    Both (R,) int64, ascending, runs not empty; a run may begin where the one before ends.
+    """
+    gap = starts[1:] > ends[:-1]
+    bounds = np.stack([starts[np.append(True, gap)[: len(starts)]], ends[np.append(gap, True)[: len(ends)]]], 1).ravel()
+    counts = np.diff(bounds, prepend=0, append=size[0] * size[1])
+    if counts[-1] == 0:
+        counts = counts[:-1]
+    packed = coco.frPyObjects([{"size": list(size), "counts": counts}], *size)[0]
+    return RunLengths(size=list(size), counts=packed["counts"].decode("ascii"))
+
+
 def _encode(columns: np.ndarray) -> list[RunLengths]:
     """``columns``: (N, W, H) bool, contiguous."""
     size = [columns.shape[2], columns.shape[1]]

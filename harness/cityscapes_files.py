@@ -200,7 +200,7 @@ def _read_mask(line: Line, size: tuple[int, int]) -> RunLengths:
         columns = np.asarray(grey.crop(box).transpose(Image.Transpose.TRANSPOSE)) > 0
         column, row = np.divmod(np.flatnonzero(np.diff(np.pad(columns, ((0, 0), (1, 1))))), columns.shape[1] + 1)
         border = (box[0] + column) * size[0] + box[1] + row
-        return cityscapes_ap.encode_runs(border[::2], border[1::2], size)
+        return masks.encode_runs(border[::2], border[1::2], size)
 
     return _decode(line.mask, f"{line.place}: {line.mask}", convert)
 

@@ -122,7 +122,7 @@ def test_matches_are_small_numbers_that_add_up(data: list[Image]) -> None:
 def test_runs_are_masks(dense: np.ndarray) -> None:
     # One run for each pixel: adjoining runs are one.
     pixels = np.flatnonzero(dense.T)
-    assert cityscapes_ap.encode_runs(pixels, pixels + 1, dense.shape) == masks.encode(dense[None])[0]
+    assert masks.encode_runs(pixels, pixels + 1, dense.shape) == masks.encode(dense[None])[0]
 
 
 @many
