@@ -6,6 +6,7 @@ from fractions import Fraction
 from itertools import pairwise, product
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -83,11 +84,22 @@ def images(draw: st.DrawFn, distinct: bool = False) -> list[Image]:
     return result
 
 
+def check_the_slow_implementation(data: list[Image], variant: Variant) -> None:
+    slow = [[slow_ap(data, variant, label, tenths) for label in (1, 2)] for tenths in range(1, 10)]
+    np.testing.assert_allclose(apr(data, variant, 2).per_class, slow, rtol=0, atol=1e-12)
+
+
 @settings(max_examples=80, deadline=None)
 @given(images(), st.sampled_from(VARIANTS))
 def test_the_slow_implementation_agrees(data: list[Image], variant: Variant) -> None:
-    slow = [[slow_ap(data, variant, label, tenths) for label in (1, 2)] for tenths in range(1, 10)]
-    np.testing.assert_allclose(apr(data, variant, 2).per_class, slow, rtol=0, atol=1e-12)
+    check_the_slow_implementation(data, variant)
+
+
+@pytest.mark.slow
+@settings(max_examples=2000, deadline=None)
+@given(images(), st.sampled_from(VARIANTS))
+def test_the_slow_implementation_agrees_many_times(data: list[Image], variant: Variant) -> None:
+    check_the_slow_implementation(data, variant)
 
 
 @settings(max_examples=40, deadline=None)
