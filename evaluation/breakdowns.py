@@ -24,6 +24,7 @@ import numpy as np
 from scipy import ndimage
 
 from evaluation import masks, voc_apr
+from evaluation.base import mean_of_known, quotient
 from evaluation.voc_apr import ImageDetections, ImageTruth, Variant
 
 VERSION = "1"  # raise it when any number that this file returns changes
@@ -145,8 +146,8 @@ def measure(
             per_class = voc_apr.weighted_average_precision(inside, counts, Variant(), len(categories), [_HALF])[:, 0]
             truths = counts @ np.array([image.truth_counts.sum() for image in inside], np.int64)
             found = counts @ np.array([image.correct[_HALF].sum() for image in inside], np.int64)
-            values[f"ap_r_50{tag}"] = voc_apr.mean_over_classes(per_class)
-            values[f"recall_50{tag}"] = np.where(truths > 0, found / np.maximum(truths, 1), np.nan)
+            values[f"ap_r_50{tag}"] = mean_of_known(per_class)
+            values[f"recall_50{tag}"] = quotient(found, truths)
             values[f"truths{tag}"] = truths.astype(np.float64)
     return values
 

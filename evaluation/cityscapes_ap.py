@@ -37,6 +37,7 @@ from itertools import pairwise
 import numpy as np
 
 from evaluation import masks
+from evaluation.base import mean_of_known
 from evaluation.masks import RunLengths
 
 VERSION = "1"  # raise it when any number that this file returns changes; records carry it
@@ -267,18 +268,10 @@ def measure(matches: Sequence[ImageMatches], counts: np.ndarray) -> dict[str, np
         "cs_ap_100m": ap[:, 1].mean(1),
         "cs_ap_50m": ap[:, 2].mean(1),
     }
-    values = {name: _mean_over_classes(table) for name, table in per_class.items()}
+    values = {name: mean_of_known(table) for name, table in per_class.items()}
     for name, table in per_class.items():
         values |= {f"{name}/{label}": table[:, column] for column, label in enumerate(CLASSES.values())}
     return values
-
-
-def _mean_over_classes(values: np.ndarray) -> np.ndarray:
-    """Mean over the last axis without the NaN entries; NaN, and no warning, where all are NaN."""
-    known = ~np.isnan(values)
-    number = known.sum(-1)
-    total = np.where(known, values, 0.0).sum(-1)
-    return np.where(number > 0, total / np.maximum(number, 1), np.nan)
 
 
 def _check(truth: ImageTruth, detections: ImageDetections) -> None:

@@ -32,6 +32,7 @@ from pycocotools import mask as coco
 from scipy import sparse
 
 from evaluation import masks
+from evaluation.base import mean_of_known, quotient
 from evaluation.masks import RunLengths
 
 VERSION = "1"  # raise it when any number that this file returns changes; records carry it
@@ -290,7 +291,7 @@ def _recall(joined: _Joined, agnostic: bool, size: int, limits: Sequence[int]) -
         table = sparse.csr_array(entries, shape=(_LEVELS * width, counts.shape[1]))
         found[:, row] = (table @ counts.T).T.reshape(len(counts), _LEVELS, width)
     total = total[:, None, None]
-    return np.where(total > 0, found / np.maximum(total, 1), np.nan)
+    return quotient(found, total)
 
 
 def named(ap: np.ndarray, recall: Recall, categories: Sequence[str], agnostic: bool = True) -> dict[str, np.ndarray]:
@@ -316,10 +317,7 @@ def named(ap: np.ndarray, recall: Recall, categories: Sequence[str], agnostic: b
 
 def _mean(values: np.ndarray) -> np.ndarray:
     """Mean (B,) of (B, thresholds, C) over the classes with truth; NaN, and no warning, where there is none."""
-    per_class = values.mean(1)
-    known = ~np.isnan(per_class)
-    total = np.where(known, per_class, 0.0).sum(1)
-    return np.where(known.any(1), total / np.maximum(known.sum(1), 1), np.nan)
+    return mean_of_known(values.mean(1))
 
 
 def check(truth: ImageTruth, detections: ImageDetections, num_classes: int, checked: bool = False) -> None:

@@ -43,6 +43,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from evaluation import masks, voc_apr
+from evaluation.base import mean_of_known
 from evaluation.voc_apr import ImageDetections, ImageTruth, Variant
 
 VERSION = "1"  # raise it when any number that this file returns changes
@@ -143,11 +144,11 @@ def measure(matches: Sequence[ImageMatches], counts: np.ndarray, categories: Seq
     ``truths_TYPE`` for each of `FINDERS`: number of truths that its fix finds; ``truths_missed``: of missed truths.
     """
     before = _per_class(matches, counts, (), len(categories))
-    values = {"ap_r_50": voc_apr.mean_over_classes(before)}
+    values = {"ap_r_50": mean_of_known(before)}
     for error in ERRORS:
         after = _per_class(matches, counts, (error,), len(categories))
         lost = np.where(np.isnan(after), 1.0, after) - before  # NaN after: all truths of the class were missed
-        values[f"lost_{error}"] = voc_apr.mean_over_classes(lost)
+        values[f"lost_{error}"] = mean_of_known(lost)
         values |= {f"lost_{error}/{name}": lost[:, column] for column, name in enumerate(categories)}
     for error in TYPES:
         values[f"errors_{error}"] = _total(counts, [(image.types == _number(error)).sum() for image in matches])

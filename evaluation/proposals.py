@@ -41,11 +41,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from pycocotools import mask as coco
 
 from evaluation import masks
+from evaluation.base import Convention, quotient
 from evaluation.masks import RunLengths
 
 VERSION = "1"  # raise it when any number that this file returns changes; records carry it
@@ -66,22 +68,14 @@ CHOICES = {"matching": MATCHINGS, "void": VOIDS, "hit": HITS}
 
 
 @dataclass(frozen=True)
-class Variant:
+class Variant(Convention):
     """One convention of recall; see the table in the module's docstring. ValueError for an unknown value."""
+
+    CHOICES: ClassVar = CHOICES
 
     matching: str = "max"
     void: str = "count"
     hit: str = ">="
-
-    def __post_init__(self) -> None:
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")
-
-    @property
-    def tag(self) -> str:
-        """What is printed beside every number, such as "max/count/>="."""
-        return "/".join(getattr(self, name) for name in CHOICES)
 
 
 @dataclass(frozen=True)
@@ -229,7 +223,7 @@ def measure(matches: Sequence[ImageMatches], counts: np.ndarray, variant: Varian
     def mean(points: np.ndarray, most: int) -> np.ndarray:
         """Mean of ``points`` over the instances, as a share of the ``most`` that one can get: (B,)."""
         total = weights @ np.bincount(images, points, len(matches))
-        return _divide(total, most * instances)
+        return quotient(total, most * instances)
 
     values = {}
     for row, number in enumerate(KS):
@@ -239,7 +233,7 @@ def measure(matches: Sequence[ImageMatches], counts: np.ndarray, variant: Varian
             values[f"recall_{hundredths}@{number}"] = mean(found, 1)
         values[f"ar@{number}"] = mean(passed, len(LEVELS))
         values[f"ar_hosang@{number}"] = mean(_HALVES[_levels_passed(overlaps[row], GRID, variant)], int(_HALVES[-1]))
-        values[f"proposals@{number}"] = _divide(weights @ np.minimum(available, number), weights.sum(1))
+        values[f"proposals@{number}"] = quotient(weights @ np.minimum(available, number), weights.sum(1))
     return values
 
 
@@ -258,7 +252,7 @@ def recall_over_iou(
     overlaps = _pooled(matches)[0][KS.index(number)]
     passed = np.bincount(_levels_passed(overlaps, levels, variant), minlength=len(levels) + 1)
     found = np.cumsum(passed[::-1])[::-1][1:]  # those that passed at least so many levels
-    return _divide(found.astype(np.float64), np.float64(len(overlaps)))
+    return quotient(found.astype(np.float64), np.float64(len(overlaps)))
 
 
 def recall_over_k(matches: Sequence[ImageMatches], iou: float, variant: Variant = Variant()) -> np.ndarray:
@@ -270,7 +264,7 @@ def proposals_used(matches: Sequence[ImageMatches]) -> np.ndarray:
     """Mean number of proposals that an image gives when asked for each K of `KS`: (len(KS),), NaN without an image."""
     available = np.array([match.proposals[0] for match in matches], dtype=np.int64)
     used = np.minimum(np.array(KS)[:, None], available[None]).sum(1)
-    return _divide(used.astype(np.float64), np.float64(len(matches)))
+    return quotient(used.astype(np.float64), np.float64(len(matches)))
 
 
 def _pooled(matches: Sequence[ImageMatches]) -> tuple[np.ndarray, np.ndarray]:
@@ -282,11 +276,6 @@ def _pooled(matches: Sequence[ImageMatches]) -> tuple[np.ndarray, np.ndarray]:
 def _levels_passed(overlaps: np.ndarray, levels: Sequence[float] | np.ndarray, variant: Variant) -> np.ndarray:
     """How many of the ascending ``levels`` each overlap reaches (or, for ">", exceeds): int64 of the same shape."""
     return np.searchsorted(levels, overlaps, side="right" if variant.hit == ">=" else "left")
-
-
-def _divide(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """The quotient, NaN where ``below`` is 0."""
-    return np.where(below > 0, above / np.maximum(below, 1), np.nan)
 
 
 def _check(truth: ImageTruth, found: ImageProposals) -> None:

@@ -25,6 +25,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from evaluation.base import mean_of_known, quotient
+
 VERSION = "1"  # raise it when any number that this file returns changes; records carry it
 
 IGNORE = 255  # no true class
@@ -96,13 +98,13 @@ def measure(matches: Sequence[ImageMatches], counts: np.ndarray, categories: Seq
         for name in ("correct", "truth", "predicted")
     )
     union = truth + predicted - correct
-    iou = _divide(correct, union)
+    iou = quotient(correct, union)
     values = {
-        "miou": _mean(iou, union > 0),
-        "miou_present": _mean(iou, truth > 0),
-        "pixel_accuracy": _divide(correct.sum(1), truth.sum(1)),
-        "mean_accuracy": _mean(_divide(correct, truth), truth > 0),
-        "fwiou": _divide((np.where(truth > 0, iou, 0.0) * truth).sum(1), truth.sum(1)),
+        "miou": mean_of_known(iou),
+        "miou_present": mean_of_known(np.where(truth > 0, iou, np.nan)),
+        "pixel_accuracy": quotient(correct.sum(1), truth.sum(1)),
+        "mean_accuracy": mean_of_known(quotient(correct, truth)),
+        "fwiou": quotient((np.where(truth > 0, iou, 0.0) * truth).sum(1), truth.sum(1)),
     }
     return values | {f"iou/{name}": iou[:, column] for column, name in enumerate(categories)}
 
@@ -110,16 +112,6 @@ def measure(matches: Sequence[ImageMatches], counts: np.ndarray, categories: Seq
 def _total(counts: np.ndarray, pixels: Sequence[np.ndarray], classes: int) -> np.ndarray:
     """Pixels of each class over all images under their weights: (B, C) float64, exact below 2^53."""
     return counts.astype(np.float64) @ np.array(pixels, dtype=np.float64).reshape(-1, classes)
-
-
-def _divide(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """The quotient, NaN where ``below`` is 0."""
-    return np.where(below > 0, above / np.maximum(below, 1), np.nan)
-
-
-def _mean(values: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Mean over the last axis of the ``known`` ones; NaN without any."""
-    return _divide(np.where(known, values, 0.0).sum(-1), known.sum(-1))
 
 
 def _demand_classes(name: str, values: np.ndarray, num_classes: int, counted: np.ndarray) -> None:

@@ -32,10 +32,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from evaluation import masks
+from evaluation.base import Convention, mean_of_known
 from evaluation.masks import RunLengths
 
 VERSION = "1"  # raise it when any number that this file returns changes; records carry it
@@ -52,23 +54,15 @@ RECALL_LEVELS = np.arange(0.0, 1.1, 0.1)
 
 
 @dataclass(frozen=True)
-class Variant:
+class Variant(Convention):
     """One convention of AP^r; see the table in the module's docstring. ValueError for an unknown value."""
+
+    CHOICES: ClassVar = CHOICES
 
     integral: str = "area"
     matching: str = "mnc"
     void: str = "count"
     absent: str = "nan"
-
-    def __post_init__(self) -> None:
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")
-
-    @property
-    def tag(self) -> str:
-        """What is printed beside every number, such as "area/mnc/count/nan"."""
-        return "/".join(getattr(self, name) for name in CHOICES)
 
 
 @dataclass(frozen=True)
@@ -205,7 +199,7 @@ def average_precision(matches: Sequence[ImageMatches], variant: Variant, num_cla
     """
     once = np.ones((1, len(matches)), dtype=np.int64)
     per_class = weighted_average_precision(matches, once, variant, num_classes)[0]
-    return APr(THRESHOLDS, per_class, mean_over_classes(per_class), float(mean_over_classes(per_class.mean(0))))
+    return APr(THRESHOLDS, per_class, mean_of_known(per_class), float(mean_of_known(per_class.mean(0))))
 
 
 def weighted_average_precision(
@@ -258,8 +252,8 @@ def measure(
     ``ap_r_10`` ... ``ap_r_90`` and ``ap_r_vol`` are means over classes, ``ap_r_50/NAME`` those of one class.
     """
     per_class = weighted_average_precision(matches, counts, variant, len(categories))
-    values = {f"ap_r_{10 * tenth}": mean_over_classes(per_class[:, row]) for row, tenth in enumerate(TENTHS)}
-    values["ap_r_vol"] = mean_over_classes(per_class.mean(1))
+    values = {f"ap_r_{10 * tenth}": mean_of_known(per_class[:, row]) for row, tenth in enumerate(TENTHS)}
+    values["ap_r_vol"] = mean_of_known(per_class.mean(1))
     for row, tenth in enumerate(TENTHS):
         values |= {f"ap_r_{10 * tenth}/{name}": per_class[:, row, column] for column, name in enumerate(categories)}
     return values
@@ -285,14 +279,6 @@ def _integrate(found: np.ndarray, seen: np.ndarray, positives: np.ndarray, varia
         reached = recall >= level
         total += np.where(reached.any(1), envelope[np.arange(len(envelope)), reached.argmax(1)], 0.0)
     return total / len(RECALL_LEVELS)
-
-
-def mean_over_classes(values: np.ndarray) -> np.ndarray:
-    """Mean over the last axis without the NaN entries; NaN, and no warning, where all are NaN."""
-    known = ~np.isnan(values)
-    number = known.sum(-1)
-    total = np.where(known, values, 0.0).sum(-1)
-    return np.where(number > 0, total / np.maximum(number, 1), np.nan)
 
 
 def _check(truth: ImageTruth, detections: ImageDetections, num_classes: int) -> None:

@@ -34,6 +34,7 @@ HELPERS = {
     # voc_apr is what its errors and breakdowns explain, coco_ap what the engine computes a second time.
     "evaluation": {
         "evaluation",
+        "evaluation.base",
         "evaluation.masks",
         "evaluation.statistics",
         "evaluation.voc_apr",
