@@ -50,6 +50,8 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components, min_weight_full_bipartite_matching
 from skimage.morphology import thin
 
+from evaluation.base import check_counts
+
 VERSION = "1"  # raise it when any number that this file returns changes; records carry it
 
 MAX_DISTANCE = 0.0075  # of the diagonal: BSDS500. NYUD uses 0.011, SBD 0.02
@@ -276,8 +278,7 @@ def measure(
 
 def _stack(matches: Sequence[ImageMatches], counts: np.ndarray) -> list[np.ndarray]:
     """The four kinds of numbers, each (images, T) int64, in `ImageMatches`' order."""
-    if counts.ndim != 2 or counts.shape[1] != len(matches):
-        raise ValueError(f"counts must have the shape (B, {len(matches)}), not {counts.shape}")
+    check_counts(counts, len(matches))
     shapes = {image.truth.shape for image in matches}
     if len(shapes) > 1:
         raise ValueError(f"images were matched at different numbers of thresholds: {sorted(shapes)}")

@@ -37,7 +37,7 @@ from itertools import pairwise
 import numpy as np
 
 from evaluation import masks
-from evaluation.base import mean_of_known
+from evaluation.base import check_counts, mean_of_known
 from evaluation.masks import RunLengths
 
 VERSION = "1"  # raise it when any number that this file returns changes; records carry it
@@ -199,8 +199,7 @@ def average_precision(matches: Sequence[ImageMatches], counts: np.ndarray) -> np
 
     The axes are `RANGES`, `OVERLAPS` and `CLASSES`. NaN where a class has no object to look for.
     """
-    if counts.ndim != 2 or counts.shape[1] != len(matches):
-        raise ValueError(f"counts must have the shape (B, {len(matches)}), not {counts.shape}")
+    check_counts(counts, len(matches))
     result = np.full((len(counts), len(RANGES), len(OVERLAPS), len(CLASSES)), np.nan)
     if not matches:
         return result

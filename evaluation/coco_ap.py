@@ -32,7 +32,7 @@ from pycocotools import mask as coco
 from scipy import sparse
 
 from evaluation import masks
-from evaluation.base import mean_of_known, quotient
+from evaluation.base import check_counts, copies_present, in_order, mean_of_known, quotient
 from evaluation.masks import RunLengths
 
 VERSION = "1"  # raise it when any number that this file returns changes; records carry it
@@ -176,8 +176,7 @@ def measure(matches: Sequence[ImageMatches], counts: np.ndarray, categories: Seq
     ``coco_ap_50/NAME``. Class-agnostic, for K of 1, 10, 100, 1000: ``coco_agnostic_ar_K``, ``coco_agnostic_ar_K_SIZE``
     and, at IoU 0.5, ``coco_agnostic_recall_50_K``.
 
-    They are those of the list in which every detection is written out that often, copies next to each other (among
-    equal scores: image order, order within the image, copies). ValueError if ``counts`` has another shape, or an image
+    They are those of the list in which every image is written out that often, its copies next to each other. ValueError if ``counts`` has another shape, or an image
     was matched for other classes.
     """
     joined = _join(matches, counts, len(categories))
@@ -193,7 +192,8 @@ def recalls(matches: Sequence[ImageMatches], counts: np.ndarray, num_classes: in
 class _Joined:
     """All images' M detections, and ``truths`` (B, 4, C) to find under ``counts`` (B, images).
 
-    ``ranks``, (2, M): the place by score in the image and class, and in the image. ``order``, (M,): surest first.
+    ``ranks``, (2, M): the place by score in the image and class, and in the image. ``order`` and ``copy``:
+    see `evaluation.base.in_order`.
     """
 
     counts: np.ndarray
@@ -203,11 +203,11 @@ class _Joined:
     outcome: np.ndarray
     ranks: np.ndarray
     order: np.ndarray
+    copy: np.ndarray
 
 
 def _join(matches: Sequence[ImageMatches], counts: np.ndarray, classes: int) -> _Joined:
-    if counts.ndim != 2 or counts.shape[1] != len(matches):
-        raise ValueError(f"counts must have the shape (B, {len(matches)}), not {counts.shape}")
+    check_counts(counts, len(matches))
     for index, image in enumerate(matches):
         if image.truth_counts.shape != (len(SIZES), classes):
             raise ValueError(f"image {index} was matched for {image.truth_counts.shape[-1]} classes, not {classes}")
@@ -224,18 +224,20 @@ def _join(matches: Sequence[ImageMatches], counts: np.ndarray, classes: int) -> 
     for row, (places, group) in enumerate(zip((in_class, in_image), groups, strict=True)):
         ranks[row, places] = np.arange(len(labels)) - np.searchsorted(group[places], group[places])
     truths = (counts @ truths).reshape(len(counts), len(SIZES), classes)
-    order = np.argsort(-scores, kind="stable")
-    return _Joined(counts, truths, labels, image_of, outcome, ranks, order)
+    order, copy = in_order(labels, scores, image_of, int(counts.max(initial=0)))
+    return _Joined(counts, truths, labels, image_of, outcome, ranks, order, copy)
 
 
 def _average_precision(joined: _Joined) -> np.ndarray:
     """AP (B, 4, 10, C); NaN without truth."""
     batch, sizes, classes = joined.truths.shape
     result = np.full((batch, sizes, _LEVELS, classes), np.nan)
-    listed = joined.order[joined.ranks[0, joined.order] < LIMITS[-1]]
+    kept = joined.ranks[0, joined.order] < LIMITS[-1]
+    listed, copies = joined.order[kept], joined.copy[kept]
     for column in np.flatnonzero(joined.truths.any((0, 1))):
-        chosen = listed[joined.labels[listed] == column + 1]
-        weights = joined.counts[:, joined.image_of[chosen]]
+        own = joined.labels[listed] == column + 1
+        chosen = listed[own]
+        weights = copies_present(joined.counts[:, joined.image_of[chosen]], copies[own])
         for size in range(sizes):
             truths = joined.truths[:, size, column]
             ap = _integrate(joined.outcome[0, size][:, chosen], weights, truths)

@@ -117,13 +117,18 @@ def check(masks: Sequence[RunLengths], size: tuple[int, int]) -> None:
                 "compress them with pycocotools.mask.frPyObjects"
             )
         texts.append(counts)
-    totals = _totals(texts)
-    for index in np.flatnonzero(totals != size[0] * size[1])[:1]:
-        raise ValueError(f"mask {index} is damaged: its runs cover {totals[index]} pixels, its size is {list(size)}")
+    runs, first = _runs(texts)
+    totals = np.add.reduceat(runs, first)
+    wrong = (totals != size[0] * size[1]) | (np.minimum.reduceat(runs, first) < 0)
+    for index in np.flatnonzero(wrong)[:1]:
+        raise ValueError(
+            f"mask {index} is damaged: its size is {list(size)}, its runs cover {totals[index]} pixels"
+            f"{'' if totals[index] != size[0] * size[1] else ', but some are negative'}"
+        )
 
 
-def _totals(texts: list[bytes]) -> np.ndarray:
-    """Sum of the runs of every compressed text, (N,) int64; ValueError for a text that is not in the format.
+def _runs(texts: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """The runs of all compressed texts, (R,) int64, and where each text's begin, (N,); ValueError for other text.
 
     The format (COCO's maskApi): a number is a sequence of characters '0' + 6 bits, five bits of payload (least
     significant first) and a sixth that says that more follow; the last payload's highest bit is the sign. From the
@@ -138,7 +143,7 @@ def _totals(texts: list[bytes]) -> np.ndarray:
     ends = np.flatnonzero(codes < 32)
     starts = np.concatenate(([0], ends[:-1] + 1))
     width = ends - starts + 1
-    if width.max() > 12:  # more than 60 bits
+    if width.max() > 7:  # more than 35 bits; sums of what is left stay within 63
         raise ValueError("a mask is damaged: its counts hold a number that no image reaches")
     payload = (codes & 31).astype(np.int64)
     values = payload[starts]
@@ -146,10 +151,14 @@ def _totals(texts: list[bytes]) -> np.ndarray:
         longer = np.flatnonzero(width > place)
         values[longer] += payload[starts[longer] + place] << 5 * place
     values -= (payload[ends] & 16) << (5 * width - 4)
-    # Run i is a sum of differences, so difference i is counted once in each of the runs i, i + 2, i + 4, ...
+    # Run 0 stands alone; runs 1, 3, 5 ... are running sums of their numbers, and so are runs 2, 4, 6 ...
     first = np.searchsorted(ends, bounds)
-    runs = np.diff(first)
-    left = np.repeat(first[1:], runs) - np.arange(len(values))  # runs from this one to its mask's last
-    times = (left + 1) // 2
-    times[first[:-1]] = 1
-    return np.add.reduceat(values * times, first[:-1])
+    place = np.arange(len(values)) - np.repeat(first[:-1], np.diff(first))
+    for chain in (place % 2 == 1, (place % 2 == 0) & (place > 0)):
+        members = np.flatnonzero(chain)
+        if len(members):
+            sums = np.cumsum(values[members])
+            heads = np.flatnonzero(place[members] <= 2)
+            before = sums[heads] - values[members[heads]]
+            values[members] = sums - np.repeat(before, np.diff(heads, append=len(members)))
+    return values, first[:-1]

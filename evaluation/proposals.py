@@ -47,7 +47,7 @@ import numpy as np
 from pycocotools import mask as coco
 
 from evaluation import masks
-from evaluation.base import Convention, quotient
+from evaluation.base import Convention, check_counts, quotient
 from evaluation.masks import RunLengths
 
 VERSION = "1"  # raise it when any number that this file returns changes; records carry it
@@ -212,8 +212,7 @@ def measure(matches: Sequence[ImageMatches], counts: np.ndarray, variant: Varian
     For each K of `KS`: ``recall_50@K``, ``recall_75@K``, ``ar@K``, ``ar_hosang@K``, pooled over instances and NaN
     without any; ``proposals@K``, the mean number of proposals used in an image. ``variant`` must be the one matched.
     """
-    if counts.ndim != 2 or counts.shape[1] != len(matches):
-        raise ValueError(f"counts must have the shape (B, {len(matches)}), not {counts.shape}")
+    check_counts(counts, len(matches))
     overlaps, bounds = _pooled(matches)
     images = np.repeat(np.arange(len(matches)), np.diff(bounds))
     weights = counts.astype(np.float64)  # every sum is an integer below 2^53: exact, and much faster than in int64

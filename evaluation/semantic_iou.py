@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluation.base import mean_of_known, quotient
+from evaluation.base import check_counts, mean_of_known, quotient
 
 VERSION = "1"  # raise it when any number that this file returns changes; records carry it
 
@@ -88,8 +88,7 @@ def measure(matches: Sequence[ImageMatches], counts: np.ndarray, categories: Seq
     mean IoU weighted by the classes' pixels in the truth. ``iou/NAME`` of one class, of ``categories`` (C,).
     NaN without a pixel to count, or, for ``iou/NAME``, without the class.
     """
-    if counts.ndim != 2 or counts.shape[1] != len(matches):
-        raise ValueError(f"counts must have the shape (B, {len(matches)}), not {counts.shape}")
+    check_counts(counts, len(matches))
     for index, image in enumerate(matches):
         if image.truth.shape != (len(categories),):
             raise ValueError(f"image {index} was counted for {len(image.truth)} classes, not {len(categories)}")

@@ -12,7 +12,7 @@ from scipy import stats
 # as if image i were present ``counts[b, i]`` times, an array (B,) float64 by name; NaN where a number does not exist.
 Measure = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 
-_CHUNK = 1 << 22  # resamples x entries held at a time: 32 MiB for each integer array
+_CHUNK = 1 << 21  # resamples x entries held at a time: 16 MiB for each integer array
 
 
 @dataclass(frozen=True)

@@ -37,10 +37,10 @@ from typing import ClassVar
 import numpy as np
 
 from evaluation import masks
-from evaluation.base import Convention, mean_of_known
+from evaluation.base import Convention, check_counts, copies_present, in_order, mean_of_known
 from evaluation.masks import RunLengths
 
-VERSION = "1"  # raise it when any number that this file returns changes; records carry it
+VERSION = "2"  # raise it when any number that this file returns changes; records carry it
 
 TENTHS = np.arange(1, 10)  # the thresholds, times ten
 THRESHOLDS = tuple(float(k / 10) for k in TENTHS)
@@ -211,11 +211,10 @@ def weighted_average_precision(
 ) -> np.ndarray:
     """AP^r as if image i were present ``counts[b, i]`` times: (B, len(levels), C) float64, for ``counts`` (B, images).
 
-    Equals the AP^r of the list in which every detection is written out that often, copies next to each other (among
-    equal scores: image order, order within the image, copies). ``levels``: rows of `THRESHOLDS`; None for all nine.
+    Equals the AP^r of the list in which every image is written out that often, its copies next to each other.
+    ``levels``: rows of `THRESHOLDS`; None for all nine.
     """
-    if counts.ndim != 2 or counts.shape[1] != len(matches):
-        raise ValueError(f"counts must have the shape (B, {len(matches)}), not {counts.shape}")
+    check_counts(counts, len(matches))
     for index, image in enumerate(matches):
         if image.truth_counts.shape != (num_classes,):
             raise ValueError(f"image {index} was matched for {len(image.truth_counts)} classes, not {num_classes}")
@@ -228,14 +227,15 @@ def weighted_average_precision(
     scores = np.concatenate([image.scores for image in matches])
     correct = np.concatenate([image.correct for image in matches], axis=1)
     image_of = np.repeat(np.arange(len(matches)), [len(image.labels) for image in matches])
-    order = np.lexsort((-scores, labels))  # by class, then score; lexsort is stable
+    order, copy = in_order(labels, scores, image_of, int(counts.max(initial=0)))
     bounds = np.searchsorted(labels[order], np.arange(1, num_classes + 2))
     for column in range(num_classes):
         present = np.flatnonzero(positives[:, column])
         if not len(present):
             continue
         chosen = order[bounds[column] : bounds[column + 1]]
-        weights = counts[:, image_of[chosen]][present]
+        copies = copy[bounds[column] : bounds[column + 1]]
+        weights = copies_present(counts[:, image_of[chosen]][present], copies)
         seen = np.cumsum(weights, axis=1)
         for row, level in enumerate(levels):
             right = correct[level, chosen]

@@ -154,9 +154,7 @@ def _false_detections_count_in_every_bin_without_an_area(data: list[Image]) -> N
 
 
 def _weights_are_repeated_images(data: list[Image], times: list[int]) -> None:
-    # Scores differ within an image, since copies of a detection stand next to each other.
-    apart = [(t, ImageDetections(d.masks, d.labels, np.arange(len(d.labels)) % 7.0)) for t, d in data]
-    matches, times = matched(apart), times[: len(data)]
+    matches, times = matched(data), times[: len(data)]
     drawn = [image for image, count in zip(matches, times, strict=True) for _ in range(count)]
     weighted = breakdowns.measure(matches, np.array([times]), (SIZES, HALVES), CATEGORIES)
     repeated = breakdowns.measure(drawn, np.ones((1, len(drawn)), np.int64), (SIZES, HALVES), CATEGORIES)

@@ -215,7 +215,7 @@ TIMES = st.lists(st.integers(0, 3), min_size=3, max_size=3)
 test_agreement, test_agreement_many = few_and_many(_agrees_with_the_slow_one, images())
 test_losses, test_losses_many = few_and_many(_never_loses_less_than_nothing, images(), WEIGHTS)
 test_everything, test_everything_many = few_and_many(_fixing_everything_gives_one, images())
-test_weights, test_weights_many = few_and_many(_weights_are_repeated_images, images(distinct=True), TIMES)
+test_weights, test_weights_many = few_and_many(_weights_are_repeated_images, images(), TIMES)
 
 
 @FEW

@@ -6,9 +6,10 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from pycocotools import mask as coco
 
 from evaluation import masks
 
@@ -119,3 +120,21 @@ def test_hundreds_of_masks() -> None:
     np.testing.assert_array_equal(masks.decode(encoded, (5, 4)), shapes)
     flat = shapes.reshape(600, -1).astype(np.int64)
     np.testing.assert_array_equal(masks.intersections(encoded, encoded[:300]), flat @ flat[:300].T)
+
+
+def test_negative_runs_are_damage_even_where_the_sum_is_right() -> None:
+    # 4 x 5 pixels; pycocotools would loop for ever on the first, and count 4294967295 pixels in the others.
+    for counts in ("53M<", "i0K", "5O`0"):
+        with pytest.raises(ValueError, match=r"mask 1 is damaged: .* cover 20 pixels, but some are negative"):
+            masks.check([*masks.encode(np.ones((1, 4, 5), np.bool_)), {"size": [4, 5], "counts": counts}], (4, 5))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 40), min_size=1, max_size=9), min_size=1, max_size=4))
+def test_runs_are_read_as_pycocotools_writes_them(listed: list[list[int]]) -> None:
+    texts = []
+    for runs in listed:
+        packed = coco.frPyObjects([{"size": [1, sum(runs)], "counts": runs}], 1, sum(runs))[0]
+        texts.append(packed["counts"])
+    runs, first = masks._runs(texts)
+    assert [part.tolist() for part in np.split(runs, first[1:])] == listed
