@@ -11,7 +11,8 @@ type            the false detection                                          fix
 duplicate       has IoU >= 0.5 with a truth of its class (taken by a surer   it is removed
                 detection, or it would be correct)
 classification  has IoU >= 0.5 with a truth of another class                 it finds that truth, in the truth's class
-merge           covers two or more truths of its class                       it is replaced by the truths that it covers
+merge           covers two or more truths of its class, and at least half    it is replaced by the truths that it covers
+                of it lies in these
 split           lies in a truth of its class together with another           the surest piece finds the truth, the
                 detection of the class, and the two are pieces: they share   others are removed
                 less than half of the smaller one
@@ -25,6 +26,7 @@ missed          (a truth) is found by nothing and by no fix above            it 
   at that detection's score and place. A detection of the fixed type that finds nothing is removed.
 * A correct detection that covers two or more truths of its class is no error, but the others are lost in it: fixing
   merges finds them too, at its score.
+* A duplicate may cover a neighbour, too; that truth counts as missed, unless something else claims it.
 * What is lost to a type is AP after fixing this type alone minus AP, the mean over classes with truth. It is never
   negative: false detections become correct or go, correct ones are added, truths that nothing found are not counted,
   and each of these can only raise AP. The losses do not add up to 1 - AP: an error can hide behind another, and a
@@ -89,7 +91,7 @@ def match_image(truth: ImageTruth, detections: ImageDetections, num_classes: int
     own = labels[:, None] == truth_labels[None]
     hits, near = 2 * shared >= union, 10 * shared >= union
     covers = own & (2 * shared >= truth_areas)
-    merging = covers.sum(1) >= 2
+    merging = (covers.sum(1) >= 2) & (2 * np.where(covers, shared, 0).sum(1) >= areas[:, 0])
     lies_in = _first_best(np.where(own & (2 * shared >= areas), shared, 0))
 
     tests = {

@@ -88,6 +88,12 @@ def test_a_truth_half_covered_is_merged_and_one_pixel_less_is_not() -> None:
     assert types(match("11112222....", [1, 1], (1, "xxxxx...xxxx"))) == ["localisation"]
 
 
+def test_a_region_that_is_mostly_background_merges_nothing() -> None:
+    # 8 of its 16 pixels lie in the two truths it covers: half, a merge. With one pixel more of background it is none.
+    assert types(match("11112222.........", [1, 1], (1, "xxxxxxxxxxxxxxxx."))) == ["merge"]
+    assert types(match("11112222.........", [1, 1], (1, "xxxxxxxxxxxxxxxxx"))) == ["localisation"]
+
+
 def test_truths_of_different_classes_are_not_merged() -> None:
     assert types(match("11112222..", [1, 2], (1, "xxxxxxxxxx"))) == ["localisation"]
 

@@ -95,6 +95,10 @@ class Slow:
     def covered(self, d: int) -> list[int]:
         return [t for t in self.own(d) if 2 * len(self.regions[d] & self.truths[t]) >= len(self.truths[t])]
 
+    def merges(self, d: int) -> bool:
+        inside = sum(len(self.regions[d] & self.truths[t]) for t in self.covered(d))
+        return len(self.covered(d)) >= 2 and 2 * inside >= len(self.regions[d])
+
     def home(self, d: int) -> int | None:
         t = max(self.own(d), key=lambda t: len(self.regions[d] & self.truths[t]), default=None)
         inside = 0 if t is None else len(self.regions[d] & self.truths[t])
@@ -114,7 +118,7 @@ class Slow:
             return "duplicate"
         if other >= Fraction(1, 2):
             return "classification"
-        if len(self.covered(d)) >= 2:
+        if self.merges(d):
             return "merge"
         if any(self.pieces(d, e) for e in range(len(self.regions))):
             return "split"
@@ -124,7 +128,7 @@ class Slow:
 
     def claimed(self, d: int, error: str) -> list[int | None]:
         """The truths that the detection would find if this error were fixed."""
-        if error == "merge" and (self.types[d] == "merge" or (self.types[d] == "correct" and len(self.covered(d)) > 1)):
+        if error == "merge" and (self.types[d] == "merge" or (self.types[d] == "correct" and self.merges(d))):
             return self.covered(d)
         if error != self.types[d]:
             return []
