@@ -9,7 +9,7 @@ import gzip
 import json
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from pycocotools import mask as coco
 from evaluation import coco_ap, masks
 from evaluation.masks import RunLengths
 from harness.names import UsageError
+
+_KIND = {int: "a number", str: "text"}  # of ids
 
 Regions = Sequence[RunLengths] | np.ndarray  # masks, or boxes (N, 4) float64 as x, y, width, height
 
@@ -64,11 +66,11 @@ class Annotations:
         areas = coco_ap.region_areas(regions)
         for row, (place, entry) in enumerate(entries):
             if "area" in entry:
-                areas[row] = _number(self.path, "annotation", place, entry, "area")
+                areas[row] = _number(self.path, "annotation", place, entry, "area", least=0)
         return Annotated(
             regions,
             np.array([self.label_of[entry["category_id"]] for _, entry in entries], np.int64),
-            np.array([bool(entry.get("iscrowd", 0)) for _, entry in entries], np.bool_),
+            np.array([_crowd(self.path, place, entry) for place, entry in entries], np.bool_),
             areas,
         )
 
@@ -100,7 +102,10 @@ class Results:
 def read_json(path: Path) -> Any:
     """The content of a JSON file. `UsageError` where it is missing, empty, cut off, or no JSON."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        content = path.read_bytes()
+        if content[:2] == b"\x1f\x8b":
+            raise UsageError(f"{path} is packed with gzip: unpack it first")
+        text = content.decode("utf-8-sig")
         if not text.strip():
             raise UsageError(f"{path} is empty")
         return json.loads(text)
@@ -110,7 +115,7 @@ def read_json(path: Path) -> Any:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not a JSON file: {error}") from error
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not valid JSON, or was cut off: {error}") from error
 
 
@@ -134,6 +139,8 @@ def read_annotations(path: Path) -> Annotations:
         number, name = (_field(path, "category", place, category, key) for key in ("id", "name"))
         if type(number) is not int or number in names or str(name) in names.values():
             raise UsageError(f"{path}, category {place}: id {number!r} or name {name!r} is no number or occurs twice")
+        if not str(name).isprintable():
+            raise UsageError(f"{path}, category {place}: the name {name!r} cannot be printed")
         names[number] = str(name)
     order = sorted(names)
     label_of = {number: label for label, number in enumerate(order, 1)}
@@ -151,9 +158,11 @@ def read_results(path: Path, known: Mapping[int | str, int | str], label_of: Map
     not matter, may be missing, and every label is 1. `UsageError` for another form, an unknown image or category, a
     score that is no finite number. A ``.jsonl.gz`` of this program's predict step is read as well.
     """
-    content = read_lines(path, label_of is None) if path.name.endswith(".jsonl.gz") else read_json(path)
+    ours = path.name.endswith(".jsonl.gz")
+    content = read_lines(path, label_of is None, set(known.values())) if ours else read_json(path)
     if not isinstance(content, list):
-        hint = " (an annotation file? that is the --ground-truth)" if "annotations" in content else ""
+        annotations = isinstance(content, dict) and "annotations" in content
+        hint = " (an annotation file? that is the --ground-truth)" if annotations else ""
         raise UsageError(f"{path} is not a COCO results file, a list of results{hint}")
     if label_of is None:
         content = [{**entry, "category_id": 1} if isinstance(entry, dict) else entry for entry in content]
@@ -165,18 +174,23 @@ def read_results(path: Path, known: Mapping[int | str, int | str], label_of: Map
     return Results(path, label_of, entries)
 
 
-def read_lines(path: Path, proposals: bool) -> list[dict[str, Any]]:
+def read_lines(path: Path, proposals: bool, image_ids: Collection[int | str]) -> list[dict[str, Any]]:
     """The results of a predictions file of this program, in COCO's form; its proposals where it has any and they are
-    asked for.
+    asked for. `UsageError` unless it has a line for each of the ``image_ids``.
     """
-    results = []
+    results, seen = [], set()
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
             for line in map(json.loads, file):
                 found = line.get("proposals", line["results"]) if proposals else line["results"]
                 results += [{**entry, "image_id": line["image_id"]} for entry in found]
-    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError) as error:
+                seen.add(line["image_id"])
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"{path} cannot be read as predictions: {type(error).__name__}: {error}") from error
+    if lost := set(image_ids) - seen:
+        raise UsageError(
+            f"{path} has no line for {len(lost)} of {len(image_ids)} images, such as {min(lost, key=str)!r}"
+        )
     return results
 
 
@@ -192,7 +206,9 @@ def _by_image(
         image_id, category = (_field(path, kind, place, entry, name) for name in ("image_id", "category_id"))
         if type(image_id) not in (int, str) or image_id not in known:
             examples = ", ".join(repr(one) for one in list(known)[:3])
-            raise UsageError(f"{path}, {kind} {place}: unknown image_id {image_id!r}; there are {examples}, ...")
+            twin = next((one for one in known if str(one) == str(image_id)), None)
+            hint = "" if twin is None else f" ({_KIND[type(image_id)]} here, {_KIND[type(twin)]} there)"
+            raise UsageError(f"{path}, {kind} {place}: unknown image_id {image_id!r}{hint}; there are {examples}, ...")
         if type(category) is not int or category not in label_of:
             names = ", ".join(map(str, list(label_of)[:12])) + (", ..." if len(label_of) > 12 else "")
             raise UsageError(f"{path}, {kind} {place}: unknown category_id {category!r}; there are {names}")
@@ -208,8 +224,8 @@ def _regions(path: Path, kind: str, entries: Sequence[tuple[int, Any]], size: tu
     found = np.zeros((len(entries), 4))
     for row, (place, entry) in enumerate(entries):
         box = _field(path, kind, place, entry, "bbox")
-        numbers = [value for value in box if type(value) in (int, float)] if isinstance(box, list) else []
-        if len(numbers) != 4 or not np.isfinite(numbers).all() or min(numbers[2:]) < 0:
+        numbers = box if isinstance(box, list) and all(map(_is_number, box)) else []
+        if len(numbers) != 4 or min(numbers[2:]) < 0:
             where = f"{path}, {kind} {place} (image {entry['image_id']!r})"
             raise UsageError(f"{where}: bbox is {box!r}, not [x, y, width, height] in pixels")
         found[row] = numbers
@@ -226,19 +242,22 @@ def _mask(path: Path, kind: str, place: int, entry: Mapping[str, Any], size: tup
         if isinstance(region, dict) and isinstance(region.get("counts"), str):
             return RunLengths(size=list(region["size"]), counts=region["counts"])
         if isinstance(region, dict) and isinstance(region.get("counts"), list):
-            if sum(region["counts"]) != size[0] * size[1] or min(region["counts"], default=0) < 0:
+            if not all(type(run) is int and run >= 0 for run in region["counts"]):
+                raise ValueError("a run is not a whole number of 0 or more")
+            if sum(region["counts"]) != size[0] * size[1]:
                 raise ValueError(f"its runs cover {sum(region['counts'])} pixels, the image has {size[0] * size[1]}")
             if list(region["size"]) != list(size):
                 raise ValueError(f"its size is {region['size']}, the image's {list(size)} (height, width)")
             packed = coco.frPyObjects(region, *size)
         elif isinstance(region, list) and region:
-            if any(len(polygon) < 6 or len(polygon) % 2 for polygon in region):
-                raise ValueError("a polygon needs three points or more, x and y of each")
-            if not np.isfinite(np.concatenate([np.asarray(polygon, np.float64) for polygon in region])).all():
-                raise ValueError("a coordinate is not a finite number")
+            if any(not isinstance(part, list) or len(part) < 6 or len(part) % 2 for part in region):
+                raise ValueError("a polygon needs three points or more, x and y of each: [[x, y, x, y, x, y], ...]")
+            # Drawing takes time and memory with the length of the outline.
+            if not all(_is_number(value) and abs(value) <= 10 * max(size) for part in region for value in part):
+                raise ValueError(f"a coordinate is no number, or far outside of the image of {list(size)}")
             packed = coco.merge(coco.frPyObjects(region, *size))
         else:
-            raise ValueError("it must be run lengths {size, counts} or a list of polygons")
+            raise ValueError("it must be run lengths {size, counts} or a list of polygons, and not empty")
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise UsageError(f"{path}, {kind} {place} (image {entry['image_id']!r}): segmentation: {error}") from error
     return RunLengths(size=list(size), counts=packed["counts"].decode("ascii"))
@@ -259,15 +278,32 @@ def _check(
         raise
 
 
-def _number(path: Path, kind: str, place: int, entry: Mapping[str, Any], name: str) -> float:
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e300  # neither NaN nor infinite, and it fits a float
+
+
+def _number(path: Path, kind: str, place: int, entry: Mapping[str, Any], name: str, least: float = -math.inf) -> float:
     value = _field(path, kind, place, entry, name)
-    if type(value) not in (int, float) or not math.isfinite(value):
-        raise UsageError(f"{path}, {kind} {place} (image {entry['image_id']!r}): {name} is {value!r}, not a number")
+    if not _is_number(value) or value < least:
+        bound = "" if least == -math.inf else f" of {least} or more"
+        shown = repr(value)[:40]
+        raise UsageError(
+            f"{path}, {kind} {place} (image {entry['image_id']!r}): {name} is {shown}, not a number{bound}"
+        )
     return float(value)
 
 
+def _crowd(path: Path, place: int, entry: Mapping[str, Any]) -> bool:
+    value = entry.get("iscrowd", 0)
+    if value not in (0, 1):
+        raise UsageError(f"{path}, annotation {place} (image {entry['image_id']!r}): iscrowd is {value!r}, not 0 or 1")
+    return bool(value)
+
+
 def _field(path: Path, kind: str, place: int, entry: Any, name: str) -> Any:
-    if not isinstance(entry, dict) or name not in entry:
+    if not isinstance(entry, dict):
+        raise UsageError(f"{path}, {kind} {place} is not an object with fields, but {str(entry)[:40]!r}")
+    if name not in entry:
         raise UsageError(f"{path}, {kind} {place} has no {name!r}")
     return entry[name]
 

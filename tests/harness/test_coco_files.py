@@ -94,7 +94,7 @@ def test_boxes(tmp_path: Path) -> None:
     assert found.found(7, (4, 5), boxes=True).regions.tolist() == [[1, 2, 3, 4.5]]
     assert found.found(3, (4, 5), boxes=True).regions.shape == (0, 4)
     assert not read_results(truth_file(tmp_path, [RESULT]), {7: 7}, truth.label_of).boxes
-    for box in ([1, 2, 3], [1, 2, -3, 4], [1, 2, "3", 4], [1, 2, 3, float("nan")], "box"):
+    for box in ([1, 2, 3], [1, 2, -3, 4], [1, 2, "3", 4], [1, 2, 3, float("nan")], [10**400, 1, 1, 1], "box"):
         broken = read_results(truth_file(tmp_path, [{**content[0], "bbox": box}]), {7: 7}, truth.label_of)
         with pytest.raises(
             UsageError, match=r"result 0 \(image 7\): bbox is .*, not \[x, y, width, height\] in pixels"
@@ -116,6 +116,8 @@ def test_our_own_predictions(tmp_path: Path) -> None:
         file.write(json.dumps(line) + "\n")
     assert read_results(path, {7: 7}, {2: 1}).found(7, (4, 5)).labels.tolist() == [1]
     assert read_results(path, {7: 7}, None).found(7, (4, 5)).labels.tolist() == [1, 1]
+    with pytest.raises(UsageError, match="has no line for 1 of 2 images, such as 3"):
+        read_results(path, {7: 7, 3: 3}, {2: 1})
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(UsageError, match=r"predictions\.jsonl\.gz cannot be read as predictions: EOFError"):
         read_results(path, {7: 7}, {2: 1})
@@ -126,7 +128,7 @@ BAD_RESULTS = {
     "cut off": (json.dumps([RESULT])[:-20], "found.json is not valid JSON, or was cut off"),
     "no list": ({"a": 1}, "found.json is not a COCO results file"),
     "annotations": (TRUTH, "that is the --ground-truth"),
-    "no dictionary": ([RESULT, 3], "found.json, result 1 has no 'image_id'"),
+    "no dictionary": ([RESULT, 3], "found.json, result 1 is not an object with fields, but '3'"),
     "unknown image": ([RESULT, {**RESULT, "image_id": 8}], "result 1: unknown image_id 8; there are"),
     "unknown category": ([{**RESULT, "category_id": 3}], "result 0: unknown category_id 3; there are 2, 9"),
     "no score": ([{key: RESULT[key] for key in RESULT if key != "score"}], "result 0 has no 'score'"),
@@ -152,6 +154,17 @@ BAD_RESULTS = {
     ),
     "polygon": ([{**RESULT, "segmentation": [[1, 2, 3, 4]]}], "a polygon needs three points or more"),
     "no mask": ([{**RESULT, "segmentation": None}], "it must be run lengths"),
+    "negative run": ([{**RESULT, "segmentation": {"size": [4, 5], "counts": [25, -5]}}], "a run is not a whole number"),
+    "negative packed": ([{**RESULT, "segmentation": {"size": [4, 5], "counts": "53M<"}}], "but some are negative"),
+    "far polygon": ([{**RESULT, "segmentation": [[1e9, 0, 3, 0, 3, 3]]}], "far outside of the image of [4, 5]"),
+    "text polygon": ([{**RESULT, "segmentation": [["1", 0, 3, 0, 3, 3]]}], "a coordinate is no number"),
+    "flat polygon": ([{**RESULT, "segmentation": [1, 1, 3, 1, 3, 3]}], "x and y of each: [[x, y, x, y, x, y], ...]"),
+    "a number": (5, "found.json is not a COCO results file"),
+    "nothing": (None, "found.json is not a COCO results file"),
+    "long number": ("[" + "9" * 5000 + "]", "found.json is not valid JSON"),
+    "deep": ("[" * 100_000, "found.json is not valid JSON"),
+    "huge": ([{**RESULT, "score": 10**400}], "result 0 (image 7): score is 1000"),
+    "id as text": ([{**RESULT, "image_id": "7"}], "unknown image_id '7' (text here, a number there)"),
     "no size": ([{**RESULT, "segmentation": {"counts": RUNS["counts"]}}], "result 0 (image 7): segmentation"),
 }
 
@@ -179,6 +192,9 @@ BAD_TRUTH = {
     "double category": (changed("categories", 1, id=9), "category 1: id 9"),
     "unknown image": (changed("annotations", 1, image_id=8), "annotation 1: unknown image_id 8"),
     "unknown category": (changed("annotations", 2, category_id=1), "annotation 2: unknown category_id 1"),
+    "crowd": (changed("annotations", 1, iscrowd="0"), "annotation 1 (image 7): iscrowd is '0', not 0 or 1"),
+    "negative area": (changed("annotations", 0, area=-1), "area is -1, not a number of 0 or more"),
+    "name": (changed("categories", 0, name="\ud800"), "category 0: the name '\\ud800' cannot be printed"),
     "area": (changed("annotations", 0, area="big"), "annotation 0 (image 7): area is 'big', not a number"),
 }
 
@@ -201,3 +217,7 @@ def test_missing_files(tmp_path: Path) -> None:
         read_annotations(tmp_path / "none.json")
     with pytest.raises(UsageError, match="is a folder; a JSON file is needed"):
         read_annotations(tmp_path)
+    with gzip.open(tmp_path / "packed.json.gz", "wt") as file:
+        json.dump(TRUTH, file)
+    with pytest.raises(UsageError, match=r"packed\.json\.gz is packed with gzip: unpack it first"):
+        read_annotations(tmp_path / "packed.json.gz")
