@@ -85,7 +85,9 @@ def evaluate(
     ground_truth: Annotated[
         Path, typer.Option("--ground-truth", help="Annotation: COCO JSON, or the official folder.")
     ],
-    predictions: Annotated[Path, typer.Option("--predictions", help="Results: COCO JSON, or a folder of PNGs.")],
+    predictions: Annotated[
+        Path, typer.Option("--predictions", help="Results: COCO JSON, or a folder; docs/metrics.md has the forms.")
+    ],
     split: Annotated[str | None, typer.Option("--split", help="Of VOC or Cityscapes; default: val.")] = None,
     variant: Annotated[
         str | None, typer.Option("--variant", help="voc: the convention of AP^r; default: area/mnc/count/nan.")
@@ -97,7 +99,9 @@ def evaluate(
         Path | None, typer.Option("--distances", help="cityscapes: gtInstances.json with medDist and distConf.")
     ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="coco: ask hotcoco or pycocotools, too.")] = False,
-    resamples: Annotated[int, typer.Option("--resamples", min=0, help="Of the bootstrap over images; 0: none.")] = 1000,
+    resamples: Annotated[
+        int, typer.Option("--resamples", min=0, max=100_000, help="Of the bootstrap over images; 0: none.")
+    ] = 1000,
     confidence: Annotated[float, typer.Option("--confidence", help="Of the intervals.")] = 0.95,
     output: Annotated[Path | None, typer.Option("--output", help="Folder; default: results/runs/judged/NAME.")] = None,
 ) -> None:
@@ -114,7 +118,9 @@ def evaluate(
 def compare(
     first: Annotated[Path, typer.Argument(help="Matches (.npz) that `evaluate` or a cell's evaluate step wrote.")],
     second: Annotated[Path, typer.Argument(help="The same of other results on the same images.")],
-    resamples: Annotated[int, typer.Option("--resamples", min=1, help="Of the bootstrap over images.")] = 1000,
+    resamples: Annotated[
+        int, typer.Option("--resamples", min=1, max=100_000, help="Of the bootstrap over images.")
+    ] = 1000,
     confidence: Annotated[float, typer.Option("--confidence", help="Of the intervals.")] = 0.95,
 ) -> None:
     """Compare two sets of results on the same images: paired differences with intervals."""

@@ -228,7 +228,7 @@ def _read_distances(path: Path, image_ids: Iterable[str]) -> dict[str, Distances
             if np.isnan(columns[1:]).any() or len(set(ids)) < len(ids):
                 raise ValueError(f"{name} has a distance that is no number, or two of one object")
             found[os.path.basename(name).removesuffix(TRUTH)] = Distances(*columns)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise UsageError(f"{path} is not a gtInstances.json: {type(error).__name__}: {error}") from error
     lost = sorted(set(image_ids) - found.keys())
     if lost:

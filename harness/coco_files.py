@@ -207,7 +207,7 @@ def _by_image(
         if type(image_id) not in (int, str) or image_id not in known:
             examples = ", ".join(repr(one) for one in list(known)[:3])
             twin = next((one for one in known if str(one) == str(image_id)), None)
-            hint = "" if twin is None else f" ({_KIND[type(image_id)]} here, {_KIND[type(twin)]} there)"
+            hint = "" if twin is None else f" ({_KIND.get(type(image_id), 'neither')} here, {_KIND[type(twin)]} there)"
             raise UsageError(f"{path}, {kind} {place}: unknown image_id {image_id!r}{hint}; there are {examples}, ...")
         if type(category) is not int or category not in label_of:
             names = ", ".join(map(str, list(label_of)[:12])) + (", ..." if len(label_of) > 12 else "")

@@ -83,7 +83,7 @@ def _feed_semantic(judge: SemanticJudge, sample: Sample, _: ImageResults, predic
     try:
         found = read_indices(file)
     except DatasetError as error:
-        raise DamagedStep(file, error) from error
+        raise DamagedStep(file, predictions, error) from error
     judge.add(sample.image_id, sample.semantic, found)
 
 

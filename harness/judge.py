@@ -7,6 +7,8 @@ import dataclasses
 import io
 import json
 import math
+import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from evaluation import statistics
 from harness.judged import KINDS, Judged, load, save
 from harness.names import UsageError, look_up
 from harness.protocols import OPTIONS, PROTOCOLS, Task
+from harness.provenance import environment
 from harness.record import Verdict
 from harness.store import write_text
 
@@ -26,43 +29,58 @@ _NAMED = 40  # classes in a printed table; files hold all
 def run(protocol: str, task: Task, resamples: int, confidence: float, output: Path, console: Console) -> int:
     """Judge, print the table, and write JSON, CSV and matches to the folder ``output``. Exit status 0."""
     judge = look_up("protocol", protocol, PROTOCOLS)
-    for option, owner in OPTIONS.items():
-        if getattr(task, option) is not None and owner != protocol:
-            raise UsageError(f"--{option.replace('_', '-')} belongs to the protocol {owner}, not to {protocol}")
+    for option, owners in OPTIONS.items():
+        if getattr(task, option) is not None and protocol not in owners:
+            raise UsageError(f"--{option.replace('_', '-')} belongs to {', '.join(owners)}, not to {protocol}")
     _check_confidence(confidence)
     for path, option in ((task.truth, "--ground-truth"), (task.predictions, "--predictions")):
         if not path.exists():
             raise UsageError(f"{option} {path}: no such file or folder")
-    _keep_others(output / f"{protocol}.json", task)
-    judged = judge(task, console)
+    about = {name: _plain(value) for name, value in dataclasses.asdict(task).items() if value is not None}
+    _check_output(output, protocol, about)
+    judged = judge(task, Console(stderr=True) if console.file is sys.stdout else console)
     verdicts = {one.kind: one.verdict(resamples, confidence) for one in judged}
-    for one in judged:
-        _print(console, _summary(one, verdicts[one.kind], confidence))
     content = {
         "protocol": protocol,
-        **{name: str(value) for name, value in dataclasses.asdict(task).items() if value is not None},
+        **about,
         "resamples": resamples,
         "confidence": confidence,
         "images": len(judged[0].matches),
+        "environment": environment(on_gpu=False).model_dump(mode="json"),
         "verdicts": {kind: verdict.model_dump(mode="json") for kind, verdict in verdicts.items()},
         "curves": {name: list(map(_known, values)) for one in judged for name, values in one.curves.items()},
     }
+    texts = {"csv": _csv(verdicts), "json": json.dumps(content, indent=1, allow_nan=False) + "\n"}
     for one in judged:
         save(output / f"{one.kind}.npz", one)
-    write_text(output / f"{protocol}.csv", _csv(verdicts))
-    write_text(output / f"{protocol}.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
-    _print(console, f"written: {output}/{protocol}.json, .csv and matches for `compare`")
+    for suffix, text in texts.items():
+        write_text(output / f"{protocol}.{suffix}", text)
+    for one in judged:
+        _print(console, _summary(one, verdicts[one.kind], confidence))
+    matches = ", ".join(f"{one.kind}.npz" for one in judged)
+    _print(console, f"written to {output}: {protocol}.json, {protocol}.csv; for `compare`: {matches}")
     return 0
 
 
-def _keep_others(path: Path, task: Task) -> None:
-    """`UsageError` if the output folder holds what other results came to."""
-    try:
-        before = json.loads(path.read_text(encoding="utf-8")).get("predictions")
-    except (OSError, ValueError, AttributeError):
+def _plain(value: object) -> object:
+    return str(value.resolve()) if isinstance(value, Path) else value
+
+
+def _check_output(output: Path, protocol: str, about: Mapping[str, object]) -> None:
+    """`UsageError` if ``output`` cannot be written to, or holds anything but what the same task wrote."""
+    anchor = next(path for path in (output, *output.parents) if path.exists())
+    if not anchor.is_dir() or not os.access(anchor, os.W_OK | os.X_OK):
+        raise UsageError(f"--output {output}: {anchor} is not a folder that can be written to")
+    path = output / f"{protocol}.json"
+    if not path.exists():
         return
-    if before != str(task.predictions):
-        raise UsageError(f"{path} is of other results ({before}): give another folder with --output, or delete it")
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        same = {name: before.get(name) for name in about} == dict(about)
+    except (OSError, ValueError, AttributeError):
+        same = False
+    if not same:
+        raise UsageError(f"{path} is there, and of another task: give another folder with --output, or delete it")
 
 
 def _summary(judged: Judged, verdict: Verdict, confidence: float) -> str:
@@ -79,8 +97,11 @@ def _summary(judged: Judged, verdict: Verdict, confidence: float) -> str:
 
 def _cells(verdict: Verdict, name: str) -> tuple[str, str]:
     metric = verdict.metrics[name]
-    value = "-" if math.isnan(metric.value) else f"{metric.value:.4f}"
-    return value, "-" if metric.low is None else f"{metric.low:.4f} .. {metric.high:.4f}"
+    return _shown(metric.value), "-" if metric.low is None else f"{metric.low:.4f} .. {metric.high:.4f}"
+
+
+def _shown(value: float, sign: str = "") -> str:
+    return "-" if math.isnan(value) else f"{value:{sign}.4f}"
 
 
 def _known(value: float | None) -> float | None:
@@ -103,25 +124,29 @@ def compare(first: Path, second: Path, resamples: int, confidence: float, consol
     """Print, for two files of matches on the same images, every number's paired difference with its interval."""
     _check_confidence(confidence)
     one, two = load(first), load(second)
-    if _judged_by(one) != _judged_by(two):
-        raise UsageError(f"{first} and {second} are not of one metric, variant, truth and list of images")
+    for what, differs in (
+        ("of one metric", one.kind != two.kind),
+        ("of one variant", one.variant != two.variant),
+        ("of the same images", list(one.image_ids) != list(two.image_ids)),
+    ):
+        if differs:
+            raise UsageError(f"{first} and {second} are not {what}")
+    if not one.same_truth(two):
+        raise UsageError(f"{first} and {second} were not judged by the same annotation")
     a, b = one.bootstrap(resamples), two.bootstrap(resamples)
     rows = []
     for name in (name for name in a.values if name in b.values):
         low, high = statistics.percentiles(a.samples[name] - b.samples[name], confidence)
         interval = "-" if math.isnan(low) else f"{low:+.4f} .. {high:+.4f}"
         sure = "yes" if low > 0 or high < 0 else "no"
-        rows.append((name, a.values[name], b.values[name], a.values[name] - b.values[name], interval, sure))
+        numbers = [_shown(value) for value in (a.values[name], b.values[name])]
+        rows.append((name, *numbers, _shown(a.values[name] - b.values[name], "+"), interval, sure))
     shown = [row for row in rows if row[0] in KINDS[one.kind].shown]
     head = ("number", "first", "second", "first - second", f"{100 * confidence:g} % interval", "differ")
     title = f"{KINDS[one.kind].title}: {one.variant}; {len(one.matches)} images"
     _print(console, f"{title}, drawn again {resamples} times, the same images for both")
-    _print(console, tabulate(shown, head, tablefmt="rounded_outline", floatfmt=("", ".4f", ".4f", "+.4f", "", "")))
+    _print(console, tabulate(shown, head, tablefmt="rounded_outline", disable_numparse=True))
     return 0
-
-
-def _judged_by(judged: Judged) -> tuple[object, ...]:
-    return judged.kind, judged.variant, list(judged.image_ids), judged.instances
 
 
 def _check_confidence(confidence: float) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,8 +32,8 @@ class Kind:
     """A metric as the harness sees it: what it stores for an image, and how numbers follow from that.
 
     ``measure(matches, counts, **options)`` is the metric's own; ``shown`` names the numbers of a short table, in
-    order, ``by_class`` the one that it gives for each class, and ``ragged`` a field of ``matches`` whose last axis is
-    what an image brings most of.
+    order, and ``by_class`` the one that it gives for each class. Of the fields of ``matches``, ``ragged`` is one whose
+    last axis is what an image brings most of, and ``truth`` are those that the annotation alone decides.
     """
 
     title: str
@@ -42,6 +41,7 @@ class Kind:
     matches: type
     measure: Callable[..., Mapping[str, np.ndarray]]
     ragged: str
+    truth: tuple[str, ...]
     shown: tuple[str, ...]
     by_class: str = ""
 
@@ -59,6 +59,7 @@ KINDS: dict[str, Kind] = {
             matches, counts, voc_apr.Variant(**variant), categories
         ),
         "scores",
+        ("truth_counts",),
         ("ap_r_50", "ap_r_70", "ap_r_vol"),
         by_class="ap_r_50",
     ),
@@ -68,6 +69,7 @@ KINDS: dict[str, Kind] = {
         coco_ap.ImageMatches,
         coco_ap.measure,
         "scores",
+        ("truth_counts",),
         (
             *(f"coco_ap{part}" for part in ("", "_50", "_75", "_small", "_medium", "_large")),
             *(f"coco_ar_{part}" for part in ("1", "10", "100", "small", "medium", "large")),
@@ -81,6 +83,7 @@ KINDS: dict[str, Kind] = {
         cityscapes_ap.ImageMatches,
         cityscapes_ap.measure,
         "scores",
+        ("truth_counts",),
         ("cs_ap", "cs_ap_50", "cs_ap_100m", "cs_ap_50m"),
         by_class="cs_ap",
     ),
@@ -90,6 +93,7 @@ KINDS: dict[str, Kind] = {
         proposals.ImageMatches,
         lambda matches, counts, variant: proposals.measure(matches, counts, proposals.Variant(**variant)),
         "overlaps",
+        (),
         tuple(f"{name}@{k}" for name in ("recall_50", "ar", "ar_hosang", "proposals") for k in (10, 30, 60, 100)),
     ),
     "semantic": Kind(
@@ -98,6 +102,7 @@ KINDS: dict[str, Kind] = {
         semantic_iou.ImageMatches,
         semantic_iou.measure,
         "truth",
+        ("truth",),
         ("miou", "miou_present", "pixel_accuracy", "mean_accuracy", "fwiou"),
         by_class="iou",
     ),
@@ -109,6 +114,7 @@ KINDS: dict[str, Kind] = {
             matches, counts, np.array(thresholds), convention
         ),
         "truth",
+        ("truth",),
         ("ods", "ods_threshold", "ods_recall", "ods_precision", "ois", "boundary_ap"),
     ),
     "errors": Kind(
@@ -117,6 +123,7 @@ KINDS: dict[str, Kind] = {
         error_budget.ImageMatches,
         error_budget.measure,
         "scores",
+        ("truth_labels",),
         tuple(f"lost_{name}" for name in error_budget.ERRORS),
     ),
     "breakdowns": Kind(
@@ -125,6 +132,7 @@ KINDS: dict[str, Kind] = {
         breakdowns.ImageMatches,
         lambda matches, counts, categories, bins: breakdowns.measure(matches, counts, _bins(bins), categories),
         "scores",
+        ("truth_labels", "truth_bins"),
         tuple(f"recall_50[{one.attribute}={name}]" for one in breakdowns.BINS for name in one.names),
     ),
 }
@@ -152,6 +160,14 @@ class Judged:
         """The metric's numbers under image weights; see `evaluation.statistics.Measure`."""
         return KINDS[self.kind].measure(self.matches, counts, **self.options)
 
+    def same_truth(self, other: Judged) -> bool:
+        """Whether both were judged by one annotation, as far as the matches tell."""
+        fields = KINDS[self.kind].truth
+        pairs = zip(self.matches, other.matches, strict=True)
+        return self.instances == other.instances and all(
+            np.array_equal(getattr(one, name), getattr(two, name)) for one, two in pairs for name in fields
+        )
+
     def entries(self) -> int:
         """How many numbers one resample holds."""
         return sum(getattr(match, KINDS[self.kind].ragged).shape[-1] for match in self.matches)
@@ -170,7 +186,7 @@ class Judged:
         )
 
     def _metrics(self, resamples: int, confidence: float) -> dict[str, Metric]:
-        if not resamples:
+        if not resamples or len(self.matches) < 2:  # one image, drawn again and again, says nothing of others
             return {name: Metric(value=v) for name, v in statistics.whole(self.measure, len(self.matches)).items()}
         found = self.bootstrap(resamples)
         metrics = {}
@@ -195,17 +211,23 @@ def save(path: Path, judged: Judged) -> None:
 
 def load(path: Path) -> Judged:
     """Read what `save` wrote. `UsageError` for a file that is missing, broken, or of another version of the metric."""
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file; `evaluate` and a cell's evaluate step write matches as KIND.npz")
     try:
         with np.load(path, allow_pickle=False) as file:
             about = json.loads(str(file["about"]))
-            kind = KINDS[about["kind"]]
+            kind, version = KINDS[about["kind"]], about["version"]
+            given = [about[name] for name in ("kind", "variant", "options", "image_ids")]
             columns = []
             for name in (one.name for one in dataclasses.fields(kind.matches)):
                 bounds = np.cumsum(file[f"{name}.lengths"])[:-1]
                 columns.append(np.split(file[name], bounds, axis=-1))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UsageError(f"{path} holds no matches of this program ({type(error).__name__}: {error})") from error
-    if about["version"] != kind.version:
-        raise UsageError(f"{path} was made by version {about['version']} of its metric, this is {kind.version}")
-    matches = [kind.matches(*parts) for parts in zip(*columns, strict=True)]
-    return Judged(about["kind"], about["variant"], about["options"], about["image_ids"], matches, about["instances"])
+        matches = [kind.matches(*parts) for parts in zip(*columns, strict=True)]
+        judged = Judged(*given, matches, about["instances"])
+        if version == kind.version:
+            statistics.whole(judged.measure, len(matches))  # what cannot be measured was not written by `save`
+    except Exception as error:  # readers raise whatever the bytes lead them to
+        raise UsageError(f"{path} holds no matches of this program ({type(error).__name__})") from error
+    if version != kind.version:
+        raise UsageError(f"{path} was made by version {version} of its metric, this is {kind.version}")
+    return judged

@@ -49,10 +49,13 @@ def open_pairs(truth: Path, predictions: Path, split: str | None) -> MapPairs:
         folder = voc_files.open_truth(truth, split)
         truth, names = folder.path / voc_files.CLASSES, [f"{image_id}.png" for image_id in folder.image_ids]
         categories = ("background", *CATEGORIES)
+    elif split is not None:
+        raise UsageError(f"--split {split}: {truth} is not in VOC's layout, so it has no lists")
     else:
         names = _maps(truth)
     inner = [predictions / part for part in (voc_files.CLASSES, "semantic") if (predictions / part).is_dir()]
-    predictions = inner[0] if inner else predictions
+    if inner and not (predictions / names[0]).exists():
+        predictions = inner[0]
     present = set(_maps(predictions))
     lost, unknown = [name for name in names if name not in present], sorted(present - set(names))
     if lost:

@@ -115,7 +115,7 @@ def read_predictions(path: Path) -> Iterator[ImageResults]:
             for text in file:
                 yield _parse(json.loads(text))
     except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
-        raise DamagedStep(path, error) from error
+        raise DamagedStep(path, path.parent, error) from error
 
 
 def _parse(line: dict[str, Any]) -> ImageResults:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,8 +40,14 @@ class Task:
     max_distance: float | None = None
 
 
-# An option that one protocol alone knows, and what it is.
-OPTIONS = {"variant": "voc", "verify": "coco", "distances": "cityscapes", "max_distance": "boundary"}
+# Options that not every protocol knows, and which ones do.
+OPTIONS = {
+    "split": ("voc", "cityscapes", "proposals", "semantic"),
+    "variant": ("voc",),
+    "verify": ("coco",),
+    "distances": ("cityscapes",),
+    "max_distance": ("boundary",),
+}
 
 
 def _voc(task: Task, console: Console) -> list[Judged]:
@@ -58,10 +65,10 @@ def _voc_variant(text: str | None) -> Variant:
     if text is None:
         return Variant()
     try:
-        return Variant(**dict(zip(voc_apr.CHOICES, text.split("/"), strict=True)))
-    except ValueError as error:
+        return Variant(*text.split("/"))
+    except (ValueError, TypeError):
         choices = ", ".join(f"{name} {' or '.join(values)}" for name, values in voc_apr.CHOICES.items())
-        raise UsageError(f"--variant {text!r}: {error}; write it as area/mnc/count/nan, of {choices}") from None
+        raise UsageError(f"--variant {text!r}: write it as area/mnc/count/nan, of {choices}") from None
 
 
 def _coco(task: Task, console: Console) -> list[Judged]:
@@ -118,6 +125,8 @@ def _proposals(task: Task, console: Console) -> list[Judged]:
             truth = proposals.ImageTruth(regions, image.semantic.shape, void)
             judge.add(image_id, truth, proposals.ImageProposals(found.regions, found.scores))
         return judge.finish()
+    if task.split is not None:
+        raise UsageError(f"--split {task.split}: {task.truth} is not in VOC's layout, so it has no lists")
     annotations = coco_files.read_annotations(task.truth)
     results = coco_files.read_results(task.predictions, {key: key for key in annotations.sizes}, None)
     for image_id in _images(list(annotations.sizes), console):
@@ -136,7 +145,9 @@ def _open_voc(path: Path, truth: voc_files.VocFolder, agnostic: bool = False) ->
         return functools.partial(_found_in_maps, folder)
     # 2007_000033 is the number 2007000033 in most conversions of VOC to COCO's form.
     numbers = {one.replace("_", ""): one for one in truth.image_ids}
-    known = {one: one for one in truth.image_ids} | {int(key): one for key, one in numbers.items() if key.isdigit()}
+    known = {one: one for one in truth.image_ids} | {
+        int(key): one for key, one in numbers.items() if key.isascii() and key.isdecimal()
+    }
     labels = None if agnostic else {label: label for label in range(1, len(CATEGORIES) + 1)}
     return coco_files.read_results(path, known, labels).found
 
@@ -169,7 +180,11 @@ def _boundary(task: Task, console: Console) -> list[Judged]:
     with ProcessPoolExecutor() as pool:  # one image takes seconds
         matches = pool.map(functools.partial(_match_boundary, distance), images)
         for image in _images(images, console):
-            judge.add(image.image_id, next(matches))
+            try:
+                judge.add(image.image_id, next(matches))
+            except BrokenProcessPool as error:
+                where = f"{image.truth} or {image.prediction}, or a file read beside them,"
+                raise UsageError(f"{where} ended the process that read it: it is damaged, or memory ran out") from error
     return judge.finish()
 
 

@@ -25,8 +25,8 @@ SUMMARY = "summary.json"  # every finished step has one: its cost, or its metric
 class DamagedStep(Exception):
     """A file of a finished step is missing or broken; the message says which folder to delete."""
 
-    def __init__(self, path: Path, error: Exception) -> None:
-        super().__init__(f"{path} is damaged ({error}); delete the folder {path.parent} and run again")
+    def __init__(self, path: Path, folder: Path, error: Exception) -> None:
+        super().__init__(f"{path} is damaged ({error}); delete the folder {folder} and run again")
 
 
 def digest(*parts: Any) -> str:

@@ -130,8 +130,8 @@ class PredictSettings(Spec):
 class EvaluateSettings(Spec):
     """``protocols`` to judge by; ``resamples`` of the bootstrap over images (0: no interval), at ``confidence``."""
 
-    protocols: tuple[Literal["voc", "coco", "proposals", "semantic"], ...] = ("voc",)
-    resamples: int = Field(1000, ge=0)
+    protocols: tuple[Literal["voc", "coco", "proposals", "semantic"], ...] = Field(("voc",), min_length=1)
+    resamples: int = Field(1000, ge=0, le=100_000)
     confidence: float = Field(0.95, gt=0, lt=1)
 
 

@@ -91,7 +91,10 @@ def draw(
 
 def _missing(body: Sequence[Sequence[str]]) -> list[str]:
     cells = {cell for row in body for cell in row}
-    notes = {MISSING: "the paper's value is not available", "-": "nothing to measure (no such class, no such part)"}
+    notes = {
+        MISSING: "the paper's value is not available",
+        "-": "not measured: no such class or part, or not asked for (evaluate.protocols)",
+    }
     return [f"{sign}: {meaning}" for sign, meaning in notes.items() if sign in cells]
 
 
@@ -156,6 +159,8 @@ def judge(value: Measured, paper: float, not_comparable: str, column: Column) ->
         return f"not comparable: {not_comparable}"
     if math.isnan(paper):
         return "no reported value"
+    if math.isnan(value.value):
+        return "not measured"
     scale = column.scale
     delta = scale * value.value - paper
     within = abs(delta) <= (0.0 if math.isnan(value.half) else scale * value.half)

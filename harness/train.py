@@ -193,4 +193,4 @@ def load_weights(method: Method, path: Path) -> None:
     try:
         method.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise DamagedStep(path, error) from error
+        raise DamagedStep(path, path.parent, error) from error

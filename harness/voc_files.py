@@ -43,26 +43,28 @@ class VocFolder:
 
     path: Path
     image_ids: Sequence[str]
-    scores: Mapping[tuple[str, int], float] | None = None
+    scores: Mapping[str, Mapping[int, float]] | None = None  # by image and object
 
     def __getitem__(self, image_id: str) -> Labelled:
         class_file, object_file = (self.path / part / f"{image_id}.png" for part in (CLASSES, OBJECTS))
         try:
             semantic, instances = read_annotation(class_file, object_file)
-            objects = read_indices(object_file)
+            objects = None if self.scores is None else read_indices(object_file)
         except DatasetError as error:
             raise UsageError(str(error)) from error
         _, first = np.unique(instances, return_index=True)
         first = first[instances.ravel()[first] > 0]
-        scores = [self._score(image_id, int(number)) for number in objects.ravel()[first]]
-        return Labelled(semantic, instances, semantic.ravel()[first].astype(np.int64), np.array(scores, np.float64))
+        labels = semantic.ravel()[first].astype(np.int64)
+        scores = np.ones(len(first)) if objects is None else self._scores(image_id, objects.ravel()[first].tolist())
+        return Labelled(semantic, instances, labels, scores)
 
-    def _score(self, image_id: str, number: int) -> float:
-        if self.scores is None:
-            return 1.0
-        if (image_id, number) not in self.scores:
-            raise UsageError(f"{self.path / SCORES}: no score for object {number} of image {image_id}")
-        return self.scores[image_id, number]
+    def _scores(self, image_id: str, objects: Sequence[int]) -> np.ndarray:
+        given = self.scores.get(image_id, {})
+        for problem, names in (("no score for", set(objects) - set(given)), ("a score for", set(given) - set(objects))):
+            if names:
+                missing = "" if problem == "no score for" else ", which the map does not have"
+                raise UsageError(f"{self.path / SCORES}: {problem} object {min(names)} of image {image_id}{missing}")
+        return np.array([given[number] for number in objects], np.float64)
 
 
 def is_voc(path: Path) -> bool:
@@ -121,8 +123,8 @@ def _demand(root: Path, image_ids: Sequence[str]) -> None:
             raise UsageError(f"{root / part}: {len(lost)} of {len(image_ids)} images are missing: {first_five(lost)}")
 
 
-def _read_scores(path: Path, image_ids: set[str]) -> dict[tuple[str, int], float]:
-    scores: dict[tuple[str, int], float] = {}
+def _read_scores(path: Path, image_ids: set[str]) -> dict[str, dict[int, float]]:
+    scores: dict[str, dict[int, float]] = {}
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -137,7 +139,7 @@ def _read_scores(path: Path, image_ids: set[str]) -> dict[tuple[str, int], float
             raise UsageError(f"{path}, line {number}: {line!r} is not `ID OBJECT SCORE`") from None
         if image_id not in image_ids:
             raise UsageError(f"{path}, line {number}: unknown image id {image_id!r}")
-        if len(words) > 3 or not math.isfinite(score) or (image_id, key) in scores:
+        if len(words) > 3 or not math.isfinite(score) or key in scores.get(image_id, {}):
             raise UsageError(f"{path}, line {number}: {line!r}: the score is not finite, or the object occurs twice")
-        scores[image_id, key] = score
+        scores.setdefault(image_id, {})[key] = score
     return scores

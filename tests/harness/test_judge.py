@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -104,6 +105,7 @@ def test_coco(tmp_path: Path) -> None:
     assert content["verdicts"]["coco"]["metrics"]["coco_ar_100"]["value"] == 0.5
     assert "2 images, 4 instances" in text
     assert "│ coco_ap/bee" in text
+    assert content["truth"] == str((tmp_path / "truth.json").resolve())
     (line,) = (line for line in lines if line["number"] == "coco_ap")
     assert float(line["value"]) == content["verdicts"]["coco"]["metrics"]["coco_ap"]["value"]
     assert float(line["low"]) <= float(line["value"]) <= float(line["high"])
@@ -125,10 +127,10 @@ def test_verify_asks_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"verify": True}, "--verify belongs to the protocol coco, not to semantic"),
-        ({"variant": "area/mnc/count/nan"}, "--variant belongs to the protocol voc"),
-        ({"max_distance": 0.1}, "--max-distance belongs to the protocol boundary"),
-        ({"distances": Path("a.json")}, "--distances belongs to the protocol cityscapes"),
+        ({"verify": True}, "--verify belongs to coco, not to semantic"),
+        ({"variant": "area/mnc/count/nan"}, "--variant belongs to voc, not to semantic"),
+        ({"max_distance": 0.1}, "--max-distance belongs to boundary, not to semantic"),
+        ({"distances": Path("a.json")}, "--distances belongs to cityscapes, not to semantic"),
     ],
 )
 def test_options_belong_to_a_protocol(tmp_path: Path, options: dict, message: str) -> None:
@@ -141,12 +143,40 @@ def test_the_distance_is_a_share(tmp_path: Path) -> None:
         run(task("boundary", tmp_path, tmp_path, tmp_path / "out", max_distance=4.3))
 
 
-def test_other_results_are_not_written_over(tmp_path: Path) -> None:
+def test_what_another_task_wrote_is_kept(tmp_path: Path) -> None:
     truth, output = coco_truth(tmp_path), tmp_path / "out"
-    run(task("coco", truth, coco_results(tmp_path, "one.json", [1]), output))
+    one, other = coco_results(tmp_path, "one.json", [1]), tmp_path / "other.json"
+    other.write_text(truth.read_text())
+    run(task("coco", truth, one, output))
     run(task("coco", truth, coco_results(tmp_path, "one.json", [1, 2]), output))  # the same file, made anew
-    with pytest.raises(UsageError, match=r"out/coco\.json is of other results \(.*one\.json\): give another folder"):
-        run(task("coco", truth, coco_results(tmp_path, "two.json", [1]), output))
+    before = (output / "coco.json").read_text()
+    for again in (
+        task("coco", truth, coco_results(tmp_path, "two.json", [1]), output),
+        task("coco", other, one, output),
+    ):
+        with pytest.raises(UsageError, match=r"out/coco\.json is there, and of another task: give another folder"):
+            run(again)
+    assert (output / "coco.json").read_text() == before
+
+
+def test_the_predictions_are_not_written_over(tmp_path: Path) -> None:
+    found = coco_results(tmp_path, "coco.json", [1])
+    before = found.read_text()
+    with pytest.raises(UsageError, match=r"coco\.json is there, and of another task"):
+        run(task("coco", coco_truth(tmp_path), found, tmp_path))
+    assert found.read_text() == before
+
+
+def test_an_output_that_cannot_be_is_told_before_judging(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match=r"--output .*file/sub: .*file is not a folder that can be written to"):
+        run(task("coco", coco_truth(tmp_path), tmp_path / "truth.json", tmp_path / "file" / "sub"))
+
+
+def test_one_image_has_no_interval(tmp_path: Path) -> None:
+    truth, found = write_voc(tmp_path / "truth", OBJECTS), write_voc(tmp_path / "found", OBJECTS)
+    _, content, _ = run(task("voc", truth, found, tmp_path / "out"))
+    assert content["verdicts"]["voc"]["metrics"]["ap_r_50"] == {"value": 1.0, "low": None, "high": None}
 
 
 def test_no_truth_at_all(tmp_path: Path) -> None:
@@ -188,10 +218,10 @@ def test_the_variant_of_voc(tmp_path: Path) -> None:
     text, content, _ = run(given)
     assert "VOC AP^r: 11-point/sds/strip/zero" in text
     assert content["verdicts"]["voc"]["metrics"]["ap_r_50"]["value"] == pytest.approx(2 / 20)  # absent classes count 0
-    with pytest.raises(UsageError, match=r"--variant 'area/mnc': .* write it as area/mnc/count/nan"):
-        run(task("voc", truth, found, tmp_path / "out", variant="area/mnc"))
-    with pytest.raises(UsageError, match="void must be one of count, strip"):
-        run(task("voc", truth, found, tmp_path / "out", variant="area/mnc/drop/nan"))
+    with pytest.raises(UsageError, match=r"--variant 'area/mnc': write it as area/mnc/count/nan"):
+        run(task("voc", truth, found, tmp_path / "other", variant="area/mnc"))
+    with pytest.raises(UsageError, match=r"--variant 'area/mnc/drop/nan': .* void count or strip"):
+        run(task("voc", truth, found, tmp_path / "other", variant="area/mnc/drop/nan"))
 
 
 def test_cityscapes(tmp_path: Path) -> None:
@@ -301,11 +331,44 @@ def test_compare_refuses_what_does_not_pair(tmp_path: Path) -> None:
     truth, found = coco_truth(tmp_path), coco_results(tmp_path, "found.json", [1])
     for protocol in ("coco", "proposals"):
         run(task(protocol, truth, found, tmp_path / "out"))
-    files = [tmp_path / "out" / f"{name}.npz" for name in ("coco", "proposals")]
-    with pytest.raises(UsageError, match="are not of one metric, variant, truth and list of images"):
-        judge.compare(*files, 10, 0.95, Console(file=io.StringIO()))
-    with pytest.raises(UsageError, match=r"found\.json holds no matches of this program"):
-        judge.compare(files[0], found, 10, 0.95, Console(file=io.StringIO()))
+    content = json.loads(truth.read_text())
+    renamed = {**content, "images": [{**one, "id": 10 + one["id"]} for one in content["images"]], "annotations": []}
+    run(
+        task(
+            "coco",
+            write_json(tmp_path / "renamed.json", renamed),
+            write_json(tmp_path / "none.json", []),
+            tmp_path / "r",
+        )
+    )
+    fewer = write_json(tmp_path / "fewer.json", {**content, "annotations": content["annotations"][:-1]})
+    run(task("coco", fewer, found, tmp_path / "fewer"))
+    coco = tmp_path / "out" / "coco.npz"
+
+    def compare(other: Path) -> int:
+        return judge.compare(coco, other, 10, 0.95, Console(file=io.StringIO()))
+
+    for other, message in (
+        (tmp_path / "out" / "proposals.npz", "are not of one metric"),
+        (tmp_path / "r" / "coco.npz", "are not of the same images"),
+        (tmp_path / "fewer" / "coco.npz", "were not judged by the same annotation"),
+        (found, r"found\.json holds no matches of this program"),
+        (tmp_path / "none.npz", r"none\.npz: no such file"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            compare(other)
+
+
+def test_damaged_matches_are_refused(tmp_path: Path) -> None:
+    run(task("coco", coco_truth(tmp_path), coco_results(tmp_path, "found.json", [1]), tmp_path / "out"))
+    whole, rng = (tmp_path / "out" / "coco.npz").read_bytes(), np.random.default_rng(0)
+    damaged = tmp_path / "damaged.npz"
+    for _ in range(60):
+        content = bytearray(whole)
+        content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+        damaged.write_bytes(content)
+        with contextlib.suppress(UsageError):  # some bits of a zip file mean nothing
+            load(damaged)
 
 
 def test_matches_of_another_version_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,7 +387,7 @@ def test_the_command(tmp_path: Path) -> None:
     coco_truth(tmp_path)
     coco_results(tmp_path, "found.json", [1, 2])
     done = command(tmp_path, "--protocol", "coco", "--ground-truth", "truth.json", "--predictions", "found.json")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, "judging (2)\n")  # progress, apart from the table
     assert "coco_ap_50" in done.stdout
     files = sorted(path.name for path in (tmp_path / "results" / "runs" / "judged" / "found").iterdir())
     assert files == ["coco.csv", "coco.json", "coco.npz"]

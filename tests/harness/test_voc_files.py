@@ -65,6 +65,7 @@ BAD_SCORES = {
     "a 4 nan\n": "line 1: 'a 4 nan': the score is not finite",
     "a 4 1\na 4 1\n": "line 2: 'a 4 1': the score is not finite, or the object occurs twice",
     "a 4 1\na 6 1\n": "scores.txt: no score for object 9 of image a",
+    "a 4 1\na 6 1\na 9 1\na 200 1\n": "scores.txt: a score for object 200 of image a, which the map does not have",
 }
 
 
