@@ -228,7 +228,8 @@ def _solve(left: np.ndarray, right: np.ndarray, cost: np.ndarray, alone: int) ->
     # Ties: the matched pixels' ranks are added, scaled so that all together stay below one unit of cost. Over all
     # matchings of least cost, the sets "matched rows and unmatched columns" are the bases of a matroid. There the
     # ranks are distinct weights, positive for rows and negative for columns, and so a single base is the best.
-    unit = 2.0 * count * (count + len(columns))  # all sums are whole numbers and far below 2^53
+    # (Weights are exact in float64 up to maps of some 4000 x 3000 pixels; beyond, only ties could fall otherwise.)
+    unit = 2.0 * count * (count + len(columns))
     weights = np.concatenate((cost * unit + row + column + 2, np.full(count, alone * unit)))  # 0 would be no edge
     ends = np.concatenate((row, own)), np.concatenate((column, len(columns) + own))
     graph = csr_array((weights, ends), shape=(count, len(columns) + count))

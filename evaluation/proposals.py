@@ -57,8 +57,8 @@ LEVELS = tuple(k / 20 for k in range(10, 20))  # IoUs of COCO's average recall
 CURVE = tuple(k / 100 for k in range(50, 101))  # IoUs of a recall curve
 SHOWN = (50, 75)  # IoUs, in hundredths, whose recall `measure` gives
 
-# Hosang's grid is the range 0:0.001:1. As Octave rounds it, some of its points lie a little above the decimal: an IoU of
-# exactly 7/10 misses 0.7. Kept, since the golden values were made so; MATLAB may round other points up.
+# Hosang's grid is the range 0:0.001:1. As Octave rounds it, some of its points lie a little above the decimal: an IoU
+# of exactly 7/10 misses 0.7. Kept, since the golden values were made so; MATLAB may round other points up.
 GRID = np.arange(500, 1001) * 0.001
 # Twice the trapezoidal rule's weight of the first n points of the grid: 0, 1, 3 ... 999, 1000.
 _HALVES = np.minimum(np.maximum(2 * np.arange(len(GRID) + 1) - 1, 0), 2 * len(GRID) - 2)

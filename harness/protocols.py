@@ -65,8 +65,8 @@ def _voc_variant(text: str | None) -> Variant:
     if text is None:
         return Variant()
     try:
-        return Variant(*text.split("/"))
-    except (ValueError, TypeError):
+        return Variant(**dict(zip(voc_apr.CHOICES, text.split("/"), strict=True)))
+    except ValueError:
         choices = ", ".join(f"{name} {' or '.join(values)}" for name, values in voc_apr.CHOICES.items())
         raise UsageError(f"--variant {text!r}: write it as area/mnc/count/nan, of {choices}") from None
 
