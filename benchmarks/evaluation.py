@@ -1,4 +1,4 @@
-"""The metrics, timed against their reference programs: `python -m benchmarks.evaluation`.
+"""The metrics, timed against reference programs where those can be installed: `python -m benchmarks.evaluation`.
 
 See `benchmarks.side_by_side` for what is measured. ``--scale 4`` takes four times as many images. Reading files is part
 of a contender where its name says so.
@@ -25,11 +25,15 @@ def main() -> None:
     parser.add_argument("--ours", action="store_true", help="leave the others out")
     parser.add_argument("--memory-of", nargs=3, metavar=("BUILDER", "CASE", "CONTENDER"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.rounds < 1 or arguments.scale <= 0:
+        parser.error("--rounds is 1 or more, --scale more than 0")
     builders = {
         name: functools.partial(_cases, build, arguments.scale, arguments.ours)
         for name, build in BUILDERS.items()
         if arguments.only in name
     }
+    if not builders:
+        parser.error(f"--only {arguments.only}: there are {', '.join(BUILDERS)}")
     if arguments.memory_of:
         print(json.dumps(side_by_side.rise(side_by_side.contender(builders, *arguments.memory_of))))
         return

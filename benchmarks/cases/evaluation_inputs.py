@@ -27,10 +27,12 @@ class Scene:
     scores: np.ndarray
 
 
-def scenes(size: tuple[int, int], truths: float, detections: int, classes: int, seed: int = 0) -> list[Scene]:
+def scenes(
+    size: tuple[int, int], truths: float, detections: int, classes: int, count: int = POOL, seed: int = 0
+) -> list[Scene]:
     """``truths`` is their mean number an image."""
     rng = np.random.default_rng(seed)
-    return [_scene(rng, size, truths, detections, classes) for _ in range(POOL)]
+    return [_scene(rng, size, truths, detections, classes) for _ in range(count)]
 
 
 def _scene(rng: np.random.Generator, size: tuple[int, int], truths: float, detections: int, classes: int) -> Scene:
