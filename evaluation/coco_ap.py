@@ -176,9 +176,8 @@ def measure(matches: Sequence[ImageMatches], counts: np.ndarray, categories: Seq
     ``coco_ap_50/NAME``. Class-agnostic, for K of 1, 10, 100, 1000: ``coco_agnostic_ar_K``, ``coco_agnostic_ar_K_SIZE``
     and, at IoU 0.5, ``coco_agnostic_recall_50_K``.
 
-    They are those of the list in which every image is written out that often, its copies next to each other.
-    ValueError if ``counts`` has another shape, or an image
-    was matched for other classes.
+    They are those of the list in which every image is written out that often, its copies next to each other. ValueError
+    if ``counts`` has another shape, or an image was matched for other classes.
     """
     joined = _join(matches, counts, len(categories))
     return named(_average_precision(joined), partial(_recall, joined), categories)

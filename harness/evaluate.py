@@ -9,7 +9,7 @@ import numpy as np
 
 from datasets.base import IGNORE, Dataset, DatasetError, Sample
 from datasets.files import read_indices
-from evaluation import coco_ap, masks, proposals
+from evaluation import coco_ap, masks
 from evaluation.voc_apr import ImageDetections, ImageTruth
 from harness.judged import save
 from harness.judges import CocoJudge, ProposalsJudge, SemanticJudge, VocJudge
@@ -68,14 +68,7 @@ def _feed_coco(judge: CocoJudge, sample: Sample, results: ImageResults, _: Path)
 
 def _feed_proposals(judge: ProposalsJudge, sample: Sample, results: ImageResults, _: Path) -> None:
     """The method's own proposals, or its instances where it makes none."""
-    truth = image_truth(sample)
-    regions = masks.encode_ids(truth.instances, len(truth.labels))
-    void = None if truth.void is None else masks.encode(truth.void[None])[0]
-    judge.add(
-        sample.image_id,
-        proposals.ImageTruth(regions, truth.instances.shape, void),
-        proposals.ImageProposals(results.proposals, results.proposal_scores),
-    )
+    judge.add_map(sample.image_id, image_truth(sample), results.proposals, results.proposal_scores)
 
 
 def _feed_semantic(judge: SemanticJudge, sample: Sample, _: ImageResults, predictions: Path) -> None:

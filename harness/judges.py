@@ -10,7 +10,18 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from evaluation import boundary, breakdowns, cityscapes_ap, coco_ap, error_budget, proposals, semantic_iou, voc_apr
+from evaluation import (
+    boundary,
+    breakdowns,
+    cityscapes_ap,
+    coco_ap,
+    error_budget,
+    masks,
+    proposals,
+    semantic_iou,
+    voc_apr,
+)
+from evaluation.masks import RunLengths
 from evaluation.voc_apr import ImageDetections, ImageMatches, ImageTruth, Variant
 from harness.judged import Judged
 
@@ -140,6 +151,13 @@ class ProposalsJudge:
         for matches, match in zip(self.matches, proposals.match_variants(truth, found, self.VARIANTS), strict=True):
             matches.append(match)
         self.image_ids.append(image_id)
+
+    def add_map(self, image_id: str, truth: ImageTruth, found: Sequence[RunLengths], scores: np.ndarray) -> None:
+        """The same for a map of instances, with void."""
+        regions = masks.encode_ids(truth.instances, len(truth.labels))
+        void = None if truth.void is None else masks.encode(truth.void[None])[0]
+        annotated = proposals.ImageTruth(regions, truth.instances.shape, void)
+        self.add(image_id, annotated, proposals.ImageProposals(found, scores))
 
     def finish(self) -> list[Judged]:
         main = proposals.Variant()

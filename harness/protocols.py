@@ -119,11 +119,9 @@ def _proposals(task: Task, console: Console) -> list[Judged]:
         look = _open_voc(task.predictions, folder, agnostic=True)
         for image_id in _images(folder.image_ids, console):
             image = folder[image_id]
-            void = None if image.void is None else masks.encode(image.void[None])[0]
-            regions = masks.encode_ids(image.instances, len(image.labels))
             found = look(image_id, image.semantic.shape)
-            truth = proposals.ImageTruth(regions, image.semantic.shape, void)
-            judge.add(image_id, truth, proposals.ImageProposals(found.regions, found.scores))
+            truth = ImageTruth(image.instances, image.labels, image.void)
+            judge.add_map(image_id, truth, found.regions, found.scores)
         return judge.finish()
     if task.split is not None:
         raise UsageError(f"--split {task.split}: {task.truth} is not in VOC's layout, so it has no lists")

@@ -266,7 +266,7 @@ def _official(folder: Path) -> float:
 
 def boundaries(scale: float) -> list[Case]:
     """Outlines of scenes, annotated three times with a pixel's difference, against a smooth map; nothing to install."""
-    images, pool = round(4 * scale), scenes((321, 481), 12, 1, 1, count=4)
+    images, pool = max(1, round(4 * scale)), scenes((321, 481), 12, 1, 1, count=4)
 
     def ours() -> float:
         matches = []

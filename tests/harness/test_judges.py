@@ -15,11 +15,14 @@ from evaluation.voc_apr import ImageDetections
 from harness.evaluate import image_truth
 from harness.judged import KINDS, Judged, load, save
 from harness.judges import BoundaryJudge, CityscapesJudge, CocoJudge, ProposalsJudge, SemanticJudge, VocJudge
-from harness.suite import load_suite
+from harness.record import PredictCost, TrainCost
+from harness.suite import load_suite, suite_names
 
 
-def judged(categories: tuple[str, ...] = SHAPES) -> dict[str, Judged]:
-    """Every kind on three scenes, where the truth but for its last instance is found; in the second nothing is."""
+def judged(categories: tuple[str, ...] = SHAPES, known: bool = True) -> dict[str, Judged]:
+    """Every kind, with the scenes' attributes where they are ``known``, on three scenes where the truth but for its
+    last instance is found; in the second nothing is.
+    """
     judges = {
         "voc": VocJudge(categories),
         "coco": CocoJudge(categories),
@@ -36,9 +39,8 @@ def judged(categories: tuple[str, ...] = SHAPES) -> dict[str, Judged]:
         found = slice(0, 0) if index == 1 else slice(0, len(labels) - 1)
         scores = np.linspace(0.9, 0.1, len(labels))[found]
         name, crowd = sample.image_id, np.zeros(len(labels), np.bool_)
-        judges["voc"].add(
-            name, image_truth(sample), ImageDetections(regions[found], labels[found], scores), vars(sample.attributes)
-        )
+        attributes = vars(sample.attributes) if known else None
+        judges["voc"].add(name, image_truth(sample), ImageDetections(regions[found], labels[found], scores), attributes)
         judges["coco"].add(
             name,
             coco_ap.ImageTruth(regions, labels, crowd, masks.areas(regions).astype(np.float64)),
@@ -96,14 +98,21 @@ def test_intervals_hold_their_values(every: dict[str, Judged], kind: str) -> Non
     assert metrics[name].low <= metrics[name].value <= metrics[name].high
 
 
-@pytest.mark.parametrize(("suite", "categories"), [("shapes", SHAPES), ("voc", VOC)])
-def test_every_column_of_a_suite_is_measured(suite: str, categories: tuple[str, ...]) -> None:
-    loaded, kinds = load_suite(suite), judged(categories)
+@pytest.mark.parametrize("suite", suite_names())
+def test_every_column_of_a_suite_is_measured(suite: str) -> None:
+    loaded, (dataset,) = (
+        load_suite(suite),
+        {d.dataset for p in load_suite(suite).presets.values() for d in p.data.values()},
+    )
+    kinds = judged({"shapes": SHAPES, "voc": VOC}[dataset], known=dataset == "shapes")
     once = np.ones((1, 3), np.int64)
+    costs = {f"cost.train.{n}" for n in TrainCost.model_fields} | {
+        f"cost.predict.{n}" for n in PredictCost.model_fields
+    }
     for preset in loaded.presets.values():
         owned = {"voc": ("voc", "errors", "breakdowns")}
         asked = [kind for name in preset.evaluate.protocols for kind in owned.get(name, (name,))]
-        names = {name for kind in asked for name in kinds[kind].measure(once)}
+        names = costs | {name for kind in asked for name in kinds[kind].measure(once)}
         for key, table in loaded.tables.items():
-            columns = {column.metric for column in table.columns if not column.metric.startswith("cost.")}
+            columns = {column.metric for column in table.columns}
             assert columns <= names, f"suites/{suite}.toml, table {key}: {columns - names}"
