@@ -9,6 +9,9 @@ from datasets.base import Dataset
 DATASETS = {
     "shapes": "generated scenes; needs no files (options: level, size, seed, train_images, val_images, val_split)",
     "voc": "PASCAL VOC 2012 in its VOCdevkit layout, with SBD for train_aug (options: train_split, val_split, regions)",
+    "coco": "anything in COCO's layout (options: train_annotations, val_annotations, train_images, val_images)",
+    "cityscapes": "Cityscapes fine, in its official layout (options: train_split, val_split, task)",
+    "bsds": "BSDS500 in its official layout (options: train_split, val_split)",
 }
 
 
@@ -34,4 +37,17 @@ def open_split(name: str, split: str, options: dict[str, object], root: Path | N
 
         regions = str(options.get("regions", "")) if split == "train" else None
         return Voc(root, str(options[f"{split}_split"]), cache=cache, regions=regions)
+    if name == "coco":
+        from datasets.coco import Coco
+
+        annotations, images = str(options[f"{split}_annotations"]), str(options[f"{split}_images"])
+        return Coco(root, annotations, images, training=split == "train", cache=cache)
+    if name == "cityscapes":
+        from datasets.cityscapes import Cityscapes
+
+        return Cityscapes(root, str(options[f"{split}_split"]), str(options["task"]), cache=cache)
+    if name == "bsds":
+        from datasets.bsds import Bsds
+
+        return Bsds(root, str(options[f"{split}_split"]), training=split == "train", cache=cache)
     raise KeyError(name)

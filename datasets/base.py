@@ -20,6 +20,7 @@ class DatasetInfo:
 
     ``categories[0]`` belongs to label 1; label 0 is background. ``fingerprint`` changes exactly when
     an image, an annotation or the split's list changes. ``generated`` splits have no files that could be broken.
+    ``background`` is False where every pixel has a category or is ignored: label 0 then never occurs.
     """
 
     name: str
@@ -27,6 +28,7 @@ class DatasetInfo:
     categories: tuple[str, ...]
     fingerprint: str
     generated: bool = False
+    background: bool = True
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,29 @@ class Attributes:
 
 
 @dataclass(frozen=True)
+class Objects:
+    """The annotated objects themselves, where they may overlap or be crowds, as COCO has them; N of them.
+
+    ``masks``: COCO run lengths, {"size": [H, W], "counts": bytes}, of the sample's size. ``labels``: (N,) int64 in
+    1..C. ``crowd``: (N,) bool. ``areas``: (N,) float64, the annotation's own; None after a transform.
+    """
+
+    masks: tuple[dict[str, object], ...]
+    labels: np.ndarray
+    crowd: np.ndarray
+    areas: np.ndarray | None
+
+
+@dataclass(frozen=True)
 class Sample:
     """One image with its annotation; all maps have the image's height and width.
 
     ``image``: (H, W, 3) uint8 RGB. ``semantic``: (H, W) uint8; 0 background, 1..C, 255 ignore.
     ``instances``: (H, W) int32; 0 none, ids 1..N; every id lies within one semantic class.
     ``attributes``: only where the dataset knows them (``shapes``), else None. ``regions``: (H, W) int32 numbers of an
-    over-segmentation, only where the dataset has one.
+    over-segmentation, only where the dataset has one. The rest only where a layout has it: ``objects``;
+    ``contours``: (A, H, W) bool, the boundaries that each annotator drew (BSDS500); ``official_ids``: (H, W) int32, the
+    file's own instance ids (Cityscapes). No transform keeps these two.
     """
 
     image_id: str
@@ -61,6 +79,9 @@ class Sample:
     instances: np.ndarray
     attributes: Attributes | None = None
     regions: np.ndarray | None = None
+    objects: Objects | None = None
+    contours: np.ndarray | None = None
+    official_ids: np.ndarray | None = None
 
     def labels(self) -> np.ndarray:
         """Category of instance 1..N, shape (N,) int64: the class under each id's pixels."""

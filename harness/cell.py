@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from harness.suite import Settings
+from harness.settings import Settings
 
 
 class CellPlan(BaseModel):
@@ -40,8 +40,8 @@ def run_cell(plan: CellPlan, report: Reporter) -> None:
     from harness.evaluate import evaluate
     from harness.plan import load_method, open_data
     from harness.predict import predict
+    from harness.settings import build_config
     from harness.store import SUMMARY, Store, write_text
-    from harness.suite import build_config
     from harness.train import build_method, load_weights, save_weights, train
 
     settings, store = plan.settings, Store(plan.output)

@@ -15,8 +15,8 @@ from harness.judged import save
 from harness.judges import CocoJudge, ProposalsJudge, SemanticJudge, VocJudge
 from harness.predict import FILE, ImageResults, read_predictions
 from harness.record import Evaluation
+from harness.settings import EvaluateSettings
 from harness.store import DamagedStep
-from harness.suite import EvaluateSettings
 from harness.train import Progress
 
 Feed = Callable[[object, Sample, ImageResults, Path], None]

@@ -23,21 +23,17 @@ from datasets import DATASETS, open_split
 from datasets.base import Dataset, DatasetError
 from harness.names import UsageError, look_up, unknown
 from harness.record import SUMMARIES, read_summary
-from harness.store import STEPS, Store, code_digest, digest
-from harness.suite import (
+from harness.settings import (
     DATA_OPTIONS,
-    ROOT,
     EvaluateSettings,
     PredictSettings,
-    Preset,
-    Row,
-    RowPreset,
     Settings,
-    Suite,
     TrainSettings,
     build_config,
     check,
 )
+from harness.store import STEPS, Store, code_digest, digest
+from harness.suite import ROOT, Data, Preset, Row, RowPreset, Suite
 from methods.base import Method
 from methods.grouping import GroupingConfig
 
@@ -79,9 +75,13 @@ class Splits:
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line asks for; None means the suite's own choice."""
+    """What the command line asks for; None means the suite's own choice.
+
+    ``methods`` are names of rows or methods, ``tables`` of tables whose rows are wanted.
+    """
 
     methods: Sequence[str] | None = None
+    tables: Sequence[str] | None = None
     seeds: Sequence[int] | None = None
     preset: str | None = None
     data_root: Path | None = None
@@ -110,10 +110,8 @@ def load_method(name: str) -> type[Method]:
     return found
 
 
-def select_rows(suite: Suite, names: Sequence[str] | None) -> dict[str, Row]:
+def select_rows(suite: Suite, names: Sequence[str]) -> dict[str, Row]:
     """The suite's rows for row names or method names; a method that the suite lacks gets a row of its own."""
-    if names is None:
-        return dict(suite.rows)
     rows: dict[str, Row] = {}
     for name in names:
         if name in suite.rows:
@@ -135,29 +133,40 @@ def select_rows(suite: Suite, names: Sequence[str] | None) -> dict[str, Row]:
     return rows
 
 
+def wanted_rows(suite: Suite, preset: Preset, request: Request) -> dict[str, Row]:
+    """The rows that a request is about: its methods', its tables', or the preset's own choice."""
+    rows = select_rows(suite, request.methods or ())
+    for name in request.tables or ():
+        table = look_up(f"table of suite {suite.name}", name, suite.tables)
+        rows |= {key: suite.rows[key] for key in table.rows or suite.rows}
+    if request.methods is None and request.tables is None:
+        rows = {key: suite.rows[key] for key in preset.run or suite.rows}
+    return rows
+
+
 def resolve(suite: Suite, request: Request) -> tuple[str, Preset, list[tuple[Row, Settings]]]:
-    """All cells' settings: preset, then row, then --set. Raises `UsageError` for anything unknown or invalid."""
+    """All cells' settings: preset, row, preset's row, then --set. `UsageError` for anything unknown or invalid."""
     preset_name = suite.default_preset if request.preset is None else request.preset
     preset = look_up(f"preset of suite {suite.name}", preset_name, suite.presets)
-    rows = select_rows(suite, request.methods)
+    rows = wanted_rows(suite, preset, request)
     overrides = _Overrides(request.overrides, rows, preset)
     cells = []
     for row_name, row in rows.items():
         method = load_method(row.method)
-        changes = preset.methods.get(row.method, RowPreset())
         own = overrides.of(row_name, row.method)
         shared = preset.grouping if issubclass(method.Config, GroupingConfig) else {}
-        config = {**shared, **changes.config, **row.config, **own["config"]}
+        layers = [preset.methods.get(row.method, RowPreset()), row, preset.rows.get(row_name, RowPreset())]
+        config = {**shared, **_merged([layer.config for layer in layers]), **own["config"]}
         # As JSON has it, so that the cell's process reads back what was planned.
         resolved = json.loads(json.dumps(dataclasses.asdict(build_config(method.Config, config, row_name))))
-        train = check(TrainSettings, {**preset.train.model_dump(), **changes.train, **own["train"]}, "train")
+        changes = {part: _merged([getattr(layer, part) for layer in layers]) for part in ("train", "predict")}
+        train = check(TrainSettings, {**preset.train.model_dump(), **changes["train"], **own["train"]}, "train")
         predict = check(
-            PredictSettings, {**preset.predict.model_dump(), **changes.predict, **own["predict"]}, "predict"
+            PredictSettings, {**preset.predict.model_dump(), **changes["predict"], **own["predict"]}, "predict"
         )
-        evaluate = check(EvaluateSettings, {**preset.evaluate.model_dump(), **own["evaluate"]}, "evaluate")
-        for data_name, data in preset.data.items():
-            look_up("dataset", data.dataset, DATASETS)
-            options = check(DATA_OPTIONS[data.dataset], {**data.options, **own["data"]}, "data").model_dump()
+        for data_name in row.data or preset.data:
+            data = preset.data[data_name]
+            options, evaluate = _data_settings(data, preset, own)
             for seed in preset.seeds if request.seeds is None else request.seeds:
                 settings = Settings(
                     suite.name, preset_name, row_name, row.method, resolved, data_name, data.dataset, options, seed,
@@ -167,6 +176,21 @@ def resolve(suite: Suite, request: Request) -> tuple[str, Preset, list[tuple[Row
     if not request.lenient:
         overrides.finish()
     return preset_name, preset, cells
+
+
+def _data_settings(
+    data: Data, preset: Preset, own: Mapping[str, Mapping[str, Any]]
+) -> tuple[dict[str, Any], EvaluateSettings]:
+    """The options of a preset's data set, and how it is judged."""
+    look_up("dataset", data.dataset, DATASETS)
+    options = check(DATA_OPTIONS[data.dataset], {**data.options, **own["data"]}, "data").model_dump()
+    judged = {"protocols": data.protocols} if data.protocols else {}
+    return options, check(EvaluateSettings, {**preset.evaluate.model_dump(), **judged, **own["evaluate"]}, "evaluate")
+
+
+def _merged(layers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """One mapping of several, the later before the earlier."""
+    return {key: value for layer in layers for key, value in layer.items()}
 
 
 class _Overrides:

@@ -27,8 +27,8 @@ from evaluation import masks
 from harness.batches import collate, images_to_tensor
 from harness.provenance import environment
 from harness.record import PredictCost
+from harness.settings import PredictSettings
 from harness.store import DamagedStep
-from harness.suite import PredictSettings
 from harness.train import Progress, peak_memory
 from methods.base import Instances, Method, Prediction
 

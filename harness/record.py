@@ -8,8 +8,8 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 
+from harness.settings import Settings
 from harness.store import SUMMARY
-from harness.suite import Settings
 
 # JSON has no NaN: a number that does not exist (a class without instances) is stored as null and read back as NaN.
 Number = Annotated[

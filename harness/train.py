@@ -23,8 +23,8 @@ from datasets.transforms import Augmentation, resize
 from harness.batches import TrainStream, collate
 from harness.provenance import environment
 from harness.record import TrainCost
+from harness.settings import TrainSettings
 from harness.store import DamagedStep, digest
-from harness.suite import TrainSettings
 from methods.base import Batch, Method
 
 Progress = Callable[[int, int], None]  # (done, total)
