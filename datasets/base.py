@@ -52,13 +52,15 @@ class Objects:
     """The annotated objects themselves, where they may overlap or be crowds, as COCO has them; N of them.
 
     ``masks``: COCO run lengths, {"size": [H, W], "counts": bytes}, of the sample's size. ``labels``: (N,) int64 in
-    1..C. ``crowd``: (N,) bool. ``areas``: (N,) float64, the annotation's own; None after a transform.
+    1..C. ``crowd``: (N,) bool. ``areas``: (N,) float64 and ``boxes``: (N, 4) float64 as x, y, width, height, both as
+    annotated; None after a transform.
     """
 
     masks: tuple[dict[str, object], ...]
     labels: np.ndarray
     crowd: np.ndarray
     areas: np.ndarray | None
+    boxes: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

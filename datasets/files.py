@@ -13,12 +13,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
-from scipy.io import loadmat
+from scipy.io import loadmat, whosmat
 
 from datasets.base import DatasetError
+
+Value = TypeVar("Value")
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +42,17 @@ def read_indices(path: Path) -> np.ndarray:
 
     Raises `DatasetError` like `read_rgb`, and for any other format or mode.
     """
-    return decode(path, lambda image: _indices(path, image))
+    wanted = "one 8-bit value per pixel (mode P or L)"
+    return decode(path, lambda image: _values(path, image, ("P", "L"), wanted, "the raw palette PNG"))
+
+
+def read_numbers(path: Path) -> np.ndarray:
+    """(H, W) int32: the values of a grey PNG of 8 or 16 bits, as Cityscapes has its ids.
+
+    Raises `DatasetError` like `read_rgb`, and for any other format or mode.
+    """
+    wanted, modes = "one grey value of 8 or 16 bits per pixel", ("I;16", "I", "L")  # "I": 16 bits before Pillow 11
+    return decode(path, lambda image: _values(path, image, modes, wanted, "the grey PNG").astype(np.int32))
 
 
 def read_regions(path: Path) -> np.ndarray:
@@ -53,14 +66,14 @@ def read_regions(path: Path) -> np.ndarray:
     return np.unique(values, return_inverse=True)[1].reshape(values.shape).astype(np.int32)
 
 
-def _indices(path: Path, image: Image.Image) -> np.ndarray:
+def _values(path: Path, image: Image.Image, modes: tuple[str, ...], wanted: str, kind: str) -> np.ndarray:
     raw = image.tile[0][3] if image.tile else ""
     # Pillow spreads 2- and 4-bit grey over 0..255: the labels would be silently multiplied.
     mode = raw if image.mode == "L" and isinstance(raw, str) else image.mode
-    if image.format != "PNG" or mode not in ("P", "L"):
+    if image.format != "PNG" or mode not in modes:
         raise DatasetError(
-            f"{path}: a label map must be a PNG with one 8-bit value per pixel (mode P or L), but this is "
-            f"{image.format} of mode {mode}; the raw palette PNG of the official archive is needed, not a coloured copy"
+            f"{path}: a label map must be a PNG with {wanted}, but this is {image.format} of mode {mode}; "
+            f"{kind} of the official archive is needed, not a coloured copy"
         )
     # Pillow skips the checksums when it reads pixels: a damaged file could give other labels.
     image.verify()  # ends the use of this object
@@ -93,41 +106,104 @@ def read_segmentation(path: Path, struct: str) -> np.ndarray:
 
     Raises `DatasetError` for a file that is missing, broken, cut off, or without such a matrix of 0..255.
     """
+    what = f"SBD's MATLAB struct {struct} with the field Segmentation"
+    labels = _read_mat(path, what, lambda file: _load(file, struct)["Segmentation"][0, 0])
+    return _whole_numbers(labels, np.uint8, f"{path}: {struct}.Segmentation")
+
+
+def read_annotators(path: Path, field: str) -> np.ndarray:
+    """The matrices ``field`` of a ground truth of BSDS500, one for each annotator: (A, H, W) uint16.
+
+    The file holds a cell groundTruth with a struct for each annotator, whose fields are Segmentation (numbers of
+    segments, from 1 on) and Boundaries (0 and 1). Raises `DatasetError` for a file that is missing, broken, cut off,
+    or without such a cell of matrices of one size; also for values outside 0..65535.
+    """
+    what = f"BSDS500's MATLAB cell groundTruth with the field {field}"
+    found = _read_mat(path, what, lambda file: [one[field][0, 0] for one in _load(file, "groundTruth").ravel()])
+    _check_count(path, len(found))
+    maps = [_whole_numbers(one, np.uint16, f"{path}: {field} of annotator {k}") for k, one in enumerate(found, 1)]
+    sizes = sorted({size_text(one) for one in maps})
+    if len(sizes) > 1:
+        raise DatasetError(f"{path}: the annotators' {field} differ in size: {'; '.join(sizes)}")
+    return np.stack(maps)
+
+
+def count_annotators(path: Path) -> int:
+    """How many annotators a ground truth of BSDS500 has, without reading their matrices.
+
+    Raises `DatasetError` for a file that is missing, broken, cut off, or without a cell groundTruth.
+    """
+    shapes = _read_mat(path, "BSDS500's MATLAB cell groundTruth", _cell_shapes)
+    if "groundTruth" not in shapes:
+        raise DatasetError(f"{path}: there is no cell groundTruth in it; it is not a ground truth of BSDS500")
+    count = int(np.prod(shapes["groundTruth"]))
+    _check_count(path, count)
+    return count
+
+
+def _check_count(path: Path, annotators: int) -> None:
+    if annotators == 0:
+        raise DatasetError(f"{path}: groundTruth is empty; it must hold a struct for each annotator")
+
+
+def _cell_shapes(file: io.BytesIO) -> dict[str, tuple[int, ...]]:
+    return {name: shape for name, shape, kind in whosmat(file) if kind == "cell"}
+
+
+def _load(file: io.BytesIO, name: str) -> np.ndarray:
+    return loadmat(file, variable_names=[name])[name]
+
+
+def _read_mat(path: Path, what: str, convert: Callable[[io.BytesIO], Value]) -> Value:
+    """What ``convert`` makes of a MATLAB 5 file whose checksums are right."""
     try:
-        content = path.read_bytes()
-        check_sums(content)
-        labels = np.asarray(loadmat(io.BytesIO(content), variable_names=[struct])[struct]["Segmentation"][0, 0])
-        with np.errstate(invalid="ignore"):
-            values = labels.astype(np.uint8)
+        return convert(io.BytesIO(check_sums(path.read_bytes())))
     except FileNotFoundError:
         raise DatasetError(f"{path}: no such file") from None
     except Exception as error:  # the reader raises whatever the bytes lead it to
         raise DatasetError(
-            f"{path}: cannot be read as SBD's MATLAB struct {struct} with the field Segmentation "
-            f"({type(error).__name__}: {error}); the file is broken or was not copied completely"
+            f"{path}: cannot be read as {what} ({type(error).__name__}: {error}); "
+            "the file is broken or was not copied completely"
         ) from error
-    if labels.ndim != 2 or not np.array_equal(values, labels):
-        raise DatasetError(f"{path}: {struct}.Segmentation must be a matrix of whole numbers in 0..255")
+
+
+def _whole_numbers(found: object, kind: type[np.unsignedinteger], place: str) -> np.ndarray:
+    labels = np.asarray(found)
+    whole = labels.ndim == 2 and labels.dtype.kind in "buif"
+    if whole:
+        with np.errstate(invalid="ignore"):
+            values = labels.astype(kind)
+        whole = np.array_equal(values, labels)
+    if not whole:
+        raise DatasetError(f"{place} must be a matrix of whole numbers in 0..{np.iinfo(kind).max}")
     return values
 
 
-def check_sums(content: bytes) -> None:
-    """Raise an exception if a MATLAB 5 file is cut off or a compressed variable of it is damaged.
+def check_sums(content: bytes) -> bytes:
+    """A MATLAB 5 file with its compressed variables expanded; an exception if it is cut off or one is damaged.
 
-    scipy's reader does not look at the checksums, and damaged bytes can crash the whole process.
+    scipy's reader does not look at the checksums, and damaged bytes can crash the whole process. Given the result, it
+    has nothing to expand a second time.
     """
     if content[126:128] not in (b"IM", b"MI"):
         raise ValueError("no header of a MATLAB 5 file")
     order = "little" if content[126:128] == b"IM" else "big"
+    parts = [content[:128]]
     start = 128
     while start < len(content):
         kind, size = (int.from_bytes(content[at : at + 4], order) for at in (start, start + 4))
-        start, end = start + 8, start + 8 + size
+        end = start + 8 + size
         if end > len(content):
             raise EOFError(f"{len(content)} of at least {end} bytes")
-        if kind == 15:  # miCOMPRESSED
-            zlib.decompress(content[start:end])
+        compressed = kind == 15  # miCOMPRESSED
+        parts.append(zlib.decompress(content[start + 8 : end]) if compressed else content[start:end])
         start = end
+    return b"".join(parts)
+
+
+def size_text(array: np.ndarray) -> str:
+    """The size of an image or map, for messages."""
+    return f"{array.shape[1]} pixels wide and {array.shape[0]} high"
 
 
 def read_ids(path: Path) -> list[str]:

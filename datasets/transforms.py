@@ -287,7 +287,7 @@ def _map_masks(objects: Objects | None, change: Callable[[np.ndarray], np.ndarra
     if objects is None or not objects.masks:
         return objects
     changed = np.asfortranarray(change(run_lengths.decode(list(objects.masks))))
-    return replace(objects, masks=tuple(run_lengths.encode(changed)), areas=None)
+    return replace(objects, masks=tuple(run_lengths.encode(changed)), areas=None, boxes=None)
 
 
 def _resize(sample: Sample, shape: tuple[int, int]) -> Sample:

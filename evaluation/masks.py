@@ -74,9 +74,17 @@ def decode(masks: Sequence[RunLengths], size: tuple[int, int]) -> np.ndarray:
 
 def areas(masks: Sequence[RunLengths]) -> np.ndarray:
     """Number of pixels of every mask, (N,) int64."""
+    return np.concatenate([np.zeros(0, np.int64), *map(coco.area, _parts(masks))]).astype(np.int64)
+
+
+def boxes(masks: Sequence[RunLengths]) -> np.ndarray:
+    """The smallest box around each mask, (N, 4) float64 as x, y, width, height; zeros around none."""
+    return np.concatenate([np.zeros((0, 4)), *map(coco.toBbox, _parts(masks))]).astype(np.float64)
+
+
+def _parts(masks: Sequence[RunLengths]) -> list[list[RunLengths]]:
     # pycocotools 2.0.11 counts its masks in eight bits under numpy 2: 256 of them are one too many.
-    parts = [coco.area(list(masks[start : start + 255])) for start in range(0, len(masks), 255)]
-    return np.concatenate([np.zeros(0, np.int64), *parts]).astype(np.int64)
+    return [list(masks[start : start + 255]) for start in range(0, len(masks), 255)]
 
 
 def intersections(first: Sequence[RunLengths], second: Sequence[RunLengths]) -> np.ndarray:

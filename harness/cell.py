@@ -38,7 +38,7 @@ WEIGHTS = "weights.safetensors"
 def run_cell(plan: CellPlan, report: Reporter) -> None:
     """Run the missing steps in order; each writes a draft folder that appears when complete."""
     from harness.evaluate import evaluate
-    from harness.plan import load_method, open_data
+    from harness.plan import load_method, open_data, stage_data
     from harness.predict import predict
     from harness.settings import build_config
     from harness.store import SUMMARY, Store, write_text
@@ -55,7 +55,8 @@ def run_cell(plan: CellPlan, report: Reporter) -> None:
     for step in plan.missing:
         with store.create(plan.folders[step], plan.drafts) as draft:
             if step == "train":
-                summary = train(method, splits.train, settings.train, settings.seed, report.of(step))
+                others = stage_data(settings, plan.data_root, store.file_digests)
+                summary = train(method, splits.train, settings.train, settings.seed, report.of(step), others)
                 save_weights(method, draft / WEIGHTS)
             elif step == "predict":
                 load_weights(method, plan.folders["train"] / WEIGHTS)

@@ -50,6 +50,24 @@ def _bins(listed: Sequence[Mapping[str, Any]]) -> list[breakdowns.Bins]:
     return [breakdowns.Bins(one["attribute"], tuple(one["names"]), tuple(one["edges"])) for one in listed]
 
 
+def _coco(title: str, prefix: str) -> Kind:
+    """COCO's numbers, under names that begin with ``prefix``."""
+
+    def measure(matches: Sequence[object], counts: np.ndarray, categories: Sequence[str]) -> dict[str, np.ndarray]:
+        values = coco_ap.measure(matches, counts, categories)
+        return {prefix + name.removeprefix("coco_"): value for name, value in values.items()}
+
+    numbers = (
+        *(f"ap{part}" for part in ("", "_50", "_75", "_small", "_medium", "_large")),
+        *(f"ar_{part}" for part in ("1", "10", "100", "small", "medium", "large")),
+        *(f"agnostic_ar_{number}" for number in coco_ap.AGNOSTIC_LIMITS),
+    )
+    shown = tuple(prefix + number for number in numbers)
+    return Kind(
+        title, coco_ap.VERSION, coco_ap.ImageMatches, measure, "scores", ("truth_counts",), shown, f"{prefix}ap"
+    )
+
+
 KINDS: dict[str, Kind] = {
     "voc": Kind(
         "VOC AP^r",
@@ -63,20 +81,8 @@ KINDS: dict[str, Kind] = {
         ("ap_r_50", "ap_r_70", "ap_r_vol"),
         by_class="ap_r_50",
     ),
-    "coco": Kind(
-        "COCO AP",
-        coco_ap.VERSION,
-        coco_ap.ImageMatches,
-        coco_ap.measure,
-        "scores",
-        ("truth_counts",),
-        (
-            *(f"coco_ap{part}" for part in ("", "_50", "_75", "_small", "_medium", "_large")),
-            *(f"coco_ar_{part}" for part in ("1", "10", "100", "small", "medium", "large")),
-            *(f"coco_agnostic_ar_{number}" for number in coco_ap.AGNOSTIC_LIMITS),
-        ),
-        by_class="coco_ap",
-    ),
+    "coco": _coco("COCO AP", "coco_"),
+    "boxes": _coco("COCO AP of boxes", "box_"),
     "cityscapes": Kind(
         "Cityscapes AP",
         cityscapes_ap.VERSION,

@@ -91,10 +91,10 @@ class VocJudge:
 
 
 class CocoJudge:
-    """COCO AP and AR of masks, or of boxes where ``regions`` says so."""
+    """COCO AP and AR of masks, or of boxes where ``regions`` says so; ``kind`` names the numbers, see `KINDS`."""
 
-    def __init__(self, categories: Sequence[str], regions: str = "masks") -> None:
-        self.categories, self.regions = tuple(categories), regions
+    def __init__(self, categories: Sequence[str], regions: str = "masks", kind: str = "coco") -> None:
+        self.categories, self.regions, self.kind = tuple(categories), regions, kind
         self.matches: list[coco_ap.ImageMatches] = []
         self.image_ids: list[int | str] = []
         self.instances = 0
@@ -113,7 +113,7 @@ class CocoJudge:
 
     def finish(self) -> list[Judged]:
         options = {"categories": self.categories}
-        return [Judged("coco", self.regions, options, self.image_ids, self.matches, self.instances)]
+        return [Judged(self.kind, self.regions, options, self.image_ids, self.matches, self.instances)]
 
 
 class CityscapesJudge:
@@ -181,10 +181,13 @@ class ProposalsJudge:
 
 
 class SemanticJudge:
-    """Semantic IoU; ``categories`` names class 0, 1, ...; without them the classes that occur are numbered."""
+    """Semantic IoU; ``categories`` names class 0, 1, ...; without them the classes that occur are numbered.
 
-    def __init__(self, categories: Sequence[str] | None) -> None:
-        self.categories = categories
+    ``background=False``: class 0 never occurs in the truth and has no IoU; a pixel called so is a miss of its class.
+    """
+
+    def __init__(self, categories: Sequence[str] | None, background: bool = True) -> None:
+        self.categories, self.background = categories, background
         self.matches: list[semantic_iou.ImageMatches] = []
         self.image_ids: list[str] = []
 
@@ -200,6 +203,9 @@ class SemanticJudge:
             categories = [str(number) for number in range(seen)]
             parts = [(match.correct[:seen], match.truth[:seen], match.predicted[:seen]) for match in matches]
             matches = [semantic_iou.ImageMatches(*part) for part in parts]
+        if not self.background:
+            categories = categories[1:]
+            matches = [semantic_iou.ImageMatches(m.correct[1:], m.truth[1:], m.predicted[1:]) for m in matches]
         options = {"categories": tuple(categories)}
         return [Judged("semantic", "absent classes: miou 0, miou_present not", options, self.image_ids, matches, 0)]
 
@@ -207,8 +213,10 @@ class SemanticJudge:
 class BoundaryJudge:
     """ODS, OIS and AP of boundaries, as published; py-bsds500's convention beside it."""
 
-    def __init__(self, max_distance: float = boundary.MAX_DISTANCE) -> None:
-        self.max_distance = max_distance
+    def __init__(
+        self, max_distance: float = boundary.MAX_DISTANCE, thresholds: np.ndarray = boundary.THRESHOLDS
+    ) -> None:
+        self.max_distance, self.thresholds = max_distance, thresholds
         self.matches: list[boundary.ImageMatches] = []
         self.image_ids: list[str] = []
 
@@ -220,11 +228,11 @@ class BoundaryJudge:
     def finish(self) -> list[Judged]:
         once = np.ones((1, len(self.matches)), np.int64)
         main, other = boundary.CONVENTIONS
-        values = boundary.measure(self.matches, once, boundary.THRESHOLDS, other)
+        values = boundary.measure(self.matches, once, self.thresholds, other)
         variants = {f"{name} {other}": float(values[name][0]) for name in ("ods", "ois", "boundary_ap")}
-        options = {"thresholds": boundary.THRESHOLDS.tolist(), "convention": main}
+        options = {"thresholds": self.thresholds.tolist(), "convention": main}
         variant = f"{main}, within {self.max_distance:g} of the diagonal"
         curve = boundary.curve(self.matches, once)
-        curves = {"thresholds": boundary.THRESHOLDS.tolist()}
+        curves = {"thresholds": self.thresholds.tolist()}
         curves |= {name: getattr(curve, name)[0].tolist() for name in ("recall", "precision", "f")}
         return [Judged("boundary", variant, options, self.image_ids, self.matches, 0, variants, curves)]

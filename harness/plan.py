@@ -242,7 +242,7 @@ def plan(settings: Iterable[tuple[Row, Settings]], store: Store, data_root: Path
     cells = []
     for row, one in settings:
         splits = open_data(one.dataset, tuple(sorted(one.data.items())), data_root, store.file_digests)
-        keys = step_keys(one, splits)
+        keys = step_keys(one, splits, stage_data(one, data_root, store.file_digests))
         folders = {step: store.step(step, _folder_name(step, one), keys[step]) for step in STEPS}
         record = store.record(one.cell, keys["evaluate"])
         fingerprints = (splits.train.info.fingerprint, splits.val.info.fingerprint)
@@ -267,8 +267,19 @@ def open_data(dataset: str, options: tuple[tuple[str, Any], ...], root: Path | N
     return splits
 
 
-def step_keys(settings: Settings, splits: Splits) -> dict[str, str]:
-    """The keys of train, predict and evaluate."""
+def stage_data(settings: Settings, root: Path | None, cache: Path) -> dict[str, Dataset]:
+    """The further splits that later stages of a training ask for, by name. Raises `UsageError`."""
+    found = {}
+    for name in dict.fromkeys(stage.split for stage in settings.train.then if stage.split):
+        if "train_split" not in settings.data:
+            raise UsageError(f"train.then: data in the layout {settings.dataset} have no split {name!r} to go on with")
+        options = check(DATA_OPTIONS[settings.dataset], {**settings.data, "train_split": name}, "train.then: split")
+        found[name] = open_data(settings.dataset, tuple(sorted(options.model_dump().items())), root, cache).train
+    return found
+
+
+def step_keys(settings: Settings, splits: Splits, others: Mapping[str, Dataset]) -> dict[str, str]:
+    """The keys of train, predict and evaluate; ``others`` are the splits of later stages."""
     method = load_method(settings.method)
     stages = {field.name: field.metadata.get("stage", "train") for field in dataclasses.fields(method.Config)}
     config = {stage: {n: v for n, v in settings.config.items() if stages[n] == stage} for stage in ("train", "predict")}
@@ -279,6 +290,7 @@ def step_keys(settings: Settings, splits: Splits) -> dict[str, str]:
         _data_code(settings.dataset), config["train"], settings.train.model_dump(exclude={"workers"}), settings.seed,
         [stage.model_dump(exclude={"workers"}) for stage in settings.train.stages()],
         splits.train.info.fingerprint, splits.train.info.categories,
+        {name: data.info.fingerprint for name, data in others.items()},
     )  # fmt: skip
     predict = digest(
         "predict", train, code_digest(source), _code("predict"), config["predict"], settings.predict.model_dump(),

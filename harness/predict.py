@@ -1,8 +1,9 @@
 """The predict step: weights and a split -> predictions.jsonl.gz, one image a line, and semantic maps as PNG.
 
 A line is {"image_id", "size": [height, width], "results": [...]}; each result is in COCO's results format
-(category_id, score, segmentation as compressed run lengths). Class-agnostic proposals stand under "proposals", in the
-same form with category 0. Boundaries are a PNG of the probability times 255. Masks are encoded image by image.
+(category_id, score, segmentation as compressed run lengths, and bbox where the method has boxes of its own).
+Class-agnostic proposals stand under "proposals", in the same form with category 0. Boundaries are a PNG of the
+probability times 255. Masks are encoded image by image.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class ImageResults:
     scores: np.ndarray  # (N,) float64
     proposals: list[dict[str, Any]]  # the method's own, or its instances
     proposal_scores: np.ndarray  # float64
+    boxes: np.ndarray  # (N, 4) float64 x, y, width, height: the method's own, or those around the masks
 
 
 def predict(method: Method, data: Dataset, settings: PredictSettings, folder: Path, progress: Progress) -> PredictCost:
@@ -57,7 +59,8 @@ def predict(method: Method, data: Dataset, settings: PredictSettings, folder: Pa
     with gzip.open(folder / FILE, "wt", encoding="utf-8", compresslevel=3) as file:
         for index in range(len(data)):
             sample = data[index]
-            small = resize(sample, settings.long_side) if settings.long_side else sample
+            resized = settings.long_side or settings.short_side
+            small = resize(sample, settings.long_side, settings.short_side) if resized else sample
             images = images_to_tensor(small.image[None]).to(device)
             truth = collate([sample]).to(device) if method.needs_truth() else None
             sizes = torch.tensor([sample.image.shape[:2]], dtype=torch.int64)
@@ -100,7 +103,12 @@ def _results(image_id: str, found: Instances | None, size: tuple[int, int]) -> l
         raise ValueError(f"image {image_id}: a score is not a finite number")
     encoded = masks.encode(found.masks.cpu().numpy())
     scored = zip(encoded, found.labels.tolist(), found.scores.tolist(), strict=True)
-    return [{"category_id": label, "score": score, "segmentation": mask} for mask, label, score in scored]
+    results = [{"category_id": label, "score": score, "segmentation": mask} for mask, label, score in scored]
+    if found.boxes is None:
+        return results
+    corners = found.boxes.double().cpu()
+    boxes = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], dim=1).tolist()
+    return [{**result, "bbox": box} for result, box in zip(results, boxes, strict=True)]
 
 
 def _write_map(path: Path, values: torch.Tensor) -> None:
@@ -129,4 +137,11 @@ def _parse(line: dict[str, Any]) -> ImageResults:
         scores=np.array([result["score"] for result in results], np.float64),
         proposals=[result["segmentation"] for result in proposals],
         proposal_scores=np.array([result["score"] for result in proposals], np.float64),
+        boxes=_boxes(results),
     )
+
+
+def _boxes(results: list[dict[str, Any]]) -> np.ndarray:
+    around = masks.boxes([result["segmentation"] for result in results if "bbox" not in result])
+    rest = iter(around)
+    return np.array([result["bbox"] if "bbox" in result else next(rest) for result in results]).reshape(-1, 4)

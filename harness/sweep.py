@@ -16,7 +16,7 @@ from harness import tables
 from harness.cell import CellPlan
 from harness.launch import Outcome, launch
 from harness.names import UsageError
-from harness.plan import Cell, Request, open_data, plan, resolve
+from harness.plan import Cell, Request, open_data, plan, resolve, stage_data
 from harness.progress import Follower, bar
 from harness.provenance import environment
 from harness.record import Evaluation, PredictCost, Provenance, Record, TrainCost, read_summary
@@ -81,7 +81,8 @@ def _verify_data(job: Job, console: Console) -> None:
             continue
         options = tuple(sorted(cell.settings.data.items()))
         splits = open_data(cell.settings.dataset, options, job.data_root, job.store.file_digests)
-        for split in (splits.train, splits.val):
+        others = stage_data(cell.settings, job.data_root, job.store.file_digests)
+        for split in (splits.train, *others.values(), splits.val):
             marker = job.store.verified(split.info.fingerprint)
             if marker.exists() or split.info.generated:
                 continue

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
-from datasets.base import Dataset, Sample
+from datasets.base import Dataset
 from datasets.transforms import Augmentation, resize
 from harness.batches import TrainStream, collate
 from harness.provenance import environment
@@ -40,10 +41,18 @@ def build_method(method_class: type[Method], config: Any, num_classes: int, seed
     return method_class(config, num_classes)
 
 
-def train(method: Method, data: Dataset, settings: TrainSettings, seed: int, progress: Progress) -> TrainCost:
-    """Train a freshly built ``method`` in place.
+def train(
+    method: Method,
+    data: Dataset,
+    settings: TrainSettings,
+    seed: int,
+    progress: Progress,
+    others: Mapping[str, Dataset] | None = None,
+) -> TrainCost:
+    """Train a freshly built ``method`` in place on ``data``, and in later stages on ``others`` where they name a split.
 
-    Equal arguments on the same machine and thread count give equal weights.
+    The method looks once more at the images of the last stage (`Method.prepare`). Equal arguments on the same machine
+    and thread count give equal weights.
     """
     start = time.perf_counter()
     seed_everything(seed)
@@ -56,8 +65,9 @@ def train(method: Method, data: Dataset, settings: TrainSettings, seed: int, pro
     model.mark_forward_method("loss")
     losses: dict[str, float] = {}
     done = images = 0
-    for stage in stages:
-        seen = done
+    named = {"": data, **(others or {})}
+    for stage, split in zip(stages, ["", *(later.split for later in settings.then)], strict=True):
+        seen, data = done, named[split]
 
         def report(step: int, seen: int = seen) -> None:
             progress(seen + step, steps)
@@ -96,12 +106,16 @@ def _run(
         for module in model.modules():
             if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
                 module.eval()
-    recipe = Augmentation(
-        settings.crop or None, settings.scale, settings.flip, settings.color, settings.around_instances
+    stream = TrainStream(
+        data, settings.steps * settings.batch_size, seed, augmentation(settings), first_image, model.module.overlapping
     )
-    stream = TrainStream(data, settings.steps * settings.batch_size, seed, recipe, first_image)
     loader = DataLoader(
-        stream, settings.batch_size, shuffle=False, num_workers=settings.workers, collate_fn=_stack, pin_memory=False
+        stream,
+        settings.batch_size,
+        shuffle=False,
+        num_workers=settings.workers,
+        collate_fn=collate,
+        pin_memory=fabric.device.type == "cuda",
     )
     losses: dict[str, float] = {}
     for step, batch in enumerate(loader, 1):
@@ -129,11 +143,10 @@ def _as_they_are(data: Dataset, settings: TrainSettings) -> Iterator[Batch]:
         yield collate([resize(sample, settings.prepare_side) if settings.prepare_side else sample])
 
 
-def _stack(samples: list[Sample]) -> Batch:
-    sizes = {sample.image.shape[:2] for sample in samples}
-    if len(sizes) > 1:
-        raise TrainingError(f"images of different sizes cannot be stacked {sorted(sizes)}: set train.crop")
-    return collate(samples)
+def augmentation(settings: TrainSettings) -> Augmentation:
+    names = {field.name for field in dataclasses.fields(Augmentation)}
+    values = {name: value for name, value in settings.model_dump().items() if name in names}
+    return Augmentation(**{**values, "crop": settings.crop or None})
 
 
 def seed_everything(seed: int) -> None:

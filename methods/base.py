@@ -22,6 +22,17 @@ class MethodError(Exception):
 
 
 @dataclass(frozen=True)
+class ObjectMasks:
+    """The annotated objects of one image, which may overlap; crowds are not among them."""
+
+    masks: Tensor  # (N, H, W) bool; an object that a crop left outside has no pixel
+    labels: Tensor  # (N,) int64 in 1..C
+
+    def to(self, device: torch.device | str) -> ObjectMasks:
+        return ObjectMasks(self.masks.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True)
 class Batch:
     """What a method trains on: images of one size with their annotation."""
 
@@ -30,10 +41,15 @@ class Batch:
     instances: Tensor  # (B, H, W) int64; 0 none, 1..N per image
     sizes: Tensor  # (B, 2) int64 original (height, width)
     regions: Tensor | None = None  # (B, H, W) int64 over-segmentation, where the data bring one
+    objects: tuple[ObjectMasks, ...] | None = None  # one an image, where the data have them and the method wants them
 
     def to(self, device: torch.device | str) -> Batch:
-        values = (getattr(self, field.name) for field in fields(self))
-        return Batch(*(None if value is None else value.to(device) for value in values))
+        def moved(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return tuple(one.to(device) for one in value)
+            return None if value is None else value.to(device)
+
+        return Batch(*(moved(getattr(self, field.name)) for field in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -43,6 +59,8 @@ class Instances:
     masks: Tensor  # (N, H, W) bool, may overlap
     labels: Tensor  # (N,) int64 in 1..C (0 for class-agnostic proposals)
     scores: Tensor  # (N,) float32 in [0, 1]
+    # (N, 4) float32 x1, y1, x2, y2 in pixels of the original image, only where a method has boxes of its own
+    boxes: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +86,15 @@ class Embedding:
 
     pixels: Tensor  # (K, H, W) float32
     probabilities: Tensor  # (C + 1, H, W) float32 in [0, 1], background first
+
+
+@dataclass(frozen=True)
+class Features:
+    """One point a pixel: what any grouping algorithm can work on."""
+
+    points: Tensor  # (D, H, W) floating
+    radius: float  # the usual largest distance from a group's centre to its pixels, in units of the points
+    spherical: bool = False  # the points have length 1
 
 
 @dataclass(frozen=True)
@@ -126,6 +153,7 @@ class Method(nn.Module, ABC):
     paper: ClassVar[str]
     tasks: ClassVar[frozenset[str]]  # of {"instances", "proposals", "semantic", "boundary"}
     Config: ClassVar[type]
+    overlapping: ClassVar[bool] = False  # its loss wants `Batch.objects` where the data have them
 
     def __init__(self, config: Any, num_classes: int) -> None:
         super().__init__()

@@ -12,7 +12,7 @@ import torch
 from scenes import scenes
 
 from harness.plan import load_method
-from harness.suite import TrainSettings
+from harness.settings import TrainSettings
 from harness.train import load_weights, make_optimizer, save_weights
 from methods.base import Batch, Instances, Method
 

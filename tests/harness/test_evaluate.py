@@ -16,7 +16,7 @@ from harness.evaluate import evaluate
 from harness.judged import load
 from harness.record import Evaluation
 from harness.store import DamagedStep
-from harness.suite import EvaluateSettings
+from harness.settings import EvaluateSettings
 
 DATA = Shapes("val", count=3, level="easy", size=48)
 ALL = EvaluateSettings(protocols=("voc", "coco", "proposals", "semantic"), resamples=20)

@@ -9,7 +9,8 @@ import pytest
 from harness.cell import CellPlan
 from harness.names import UsageError, look_up
 from harness.plan import Request, resolve
-from harness.suite import Settings, load_suite, parse_overrides, suite_names
+from harness.settings import Settings
+from harness.suite import load_suite, parse_overrides, suite_names
 
 
 def settings_of(suite: str, **request: object) -> list[Settings]:

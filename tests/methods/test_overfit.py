@@ -13,7 +13,8 @@ from datasets.shapes import Shapes
 from harness.evaluate import evaluate
 from harness.plan import load_method
 from harness.predict import FILE, predict
-from harness.suite import EvaluateSettings, PredictSettings, TrainSettings, build_config, load_suite
+from harness.settings import EvaluateSettings, PredictSettings, TrainSettings, build_config
+from harness.suite import load_suite
 from harness.train import build_method, train
 from methods import METHODS
 
