@@ -22,6 +22,13 @@ SuiteOption = Annotated[str, typer.Option("--suite", help="Which suite; `list` s
 MethodsOption = Annotated[
     str | None, typer.Option("--methods", help="Rows or methods, separated by commas, or file.py:Class; default: all.")
 ]
+TablesOption = Annotated[
+    str | None, typer.Option("--tables", help="The rows of these tables of the suite; default: the preset's choice.")
+]
+TrainOption = Annotated[
+    Path | None, typer.Option("--train", help="Annotation in COCO's layout to train on (suites coco and nuclei).")
+]
+ValOption = Annotated[Path | None, typer.Option("--val", help="The same to judge on.")]
 SeedsOption = Annotated[str | None, typer.Option("--seeds", help="Seeds, separated by commas, as in 0,1,2.")]
 PresetOption = Annotated[
     str | None, typer.Option("--preset", help="How much to spend; default: the suite's first choice.")
@@ -40,12 +47,17 @@ def main(
     context: typer.Context,
     suite: SuiteOption = "shapes",
     methods: MethodsOption = None,
+    tables: TablesOption = None,
     seeds: SeedsOption = None,
     preset: PresetOption = None,
     data_root: RootOption = None,
+    train: TrainOption = None,
+    val: ValOption = None,
     output: OutputOption = DEFAULT_OUTPUT,
     set_: SetOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show cells, settings and what would run.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show cells, settings, what would run, and estimates of time and memory.")
+    ] = False,
 ) -> None:
     """Train, predict and evaluate every cell of a suite, and print its tables beside what the papers report.
 
@@ -57,7 +69,8 @@ def main(
         return
     from harness import listing, sweep
 
-    job = sweep.make_job(suite, _request(methods, seeds, preset, data_root, set_), output)
+    request = _request(methods, tables, seeds, preset, data_root, set_, train, val)
+    job = sweep.make_job(suite, request, output)
     if dry_run:
         listing.show_plan(job, _console())
         raise typer.Exit(0)
@@ -129,21 +142,90 @@ def compare(
     raise typer.Exit(judge.compare(first, second, resamples, confidence, _console()))
 
 
+@app.command()
+def claims(
+    suite: SuiteOption = "shapes",
+    only: Annotated[str | None, typer.Option("--only", help="These claims, separated by commas; default: all.")] = None,
+    seeds: SeedsOption = None,
+    preset: PresetOption = None,
+    data_root: RootOption = None,
+    train: TrainOption = None,
+    val: ValOption = None,
+    output: OutputOption = DEFAULT_OUTPUT,
+    set_: SetOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the claims, and the cells that would run.")] = False,
+) -> None:
+    """Run what the papers' claims need on a suite, and say of each whether it is replicated."""
+    from harness import claims as papers_claims
+
+    request = _request(None, None, seeds, preset, data_root, set_, train, val)
+    raise typer.Exit(papers_claims.run(suite, request, _words("--only", only), output, _console(), dry_run))
+
+
+data = typer.Typer(help="The suites' data: what is there, and what is missing.", rich_markup_mode=None)
+app.add_typer(data, name="data")
+
+
+@data.command()
+def verify(
+    suite: SuiteOption,
+    preset: PresetOption = None,
+    data_root: RootOption = None,
+    train: TrainOption = None,
+    val: ValOption = None,
+    output: OutputOption = DEFAULT_OUTPUT,
+    set_: SetOption = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Neither decode samples nor compute checksums.")] = False,
+) -> None:
+    """Check counts, sizes and checksums against the official data, and decode every sample."""
+    from harness import data as suites_data
+
+    request = _request(preset=preset, data_root=data_root, set_=set_, train=train, val=val)
+    raise typer.Exit(suites_data.verify(suite, request, output, quick, _console()))
+
+
+@data.command()
+def download(
+    suite: SuiteOption,
+    preset: PresetOption = None,
+    data_root: RootOption = None,
+    set_: SetOption = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the archives once they are unpacked.")] = False,
+) -> None:
+    """Fetch, check and unpack what a suite lacks, where the owners allow it; otherwise print the owner's steps."""
+    from harness import data as suites_data
+
+    request = _request(preset=preset, data_root=data_root, set_=set_)
+    raise typer.Exit(suites_data.download(suite, request, keep, _console()))
+
+
 def _request(
-    methods: str | None, seeds: str | None, preset: str | None, data_root: Path | None, set_: list[str] | None
+    methods: str | None = None,
+    tables: str | None = None,
+    seeds: str | None = None,
+    preset: str | None = None,
+    data_root: Path | None = None,
+    set_: list[str] | None = None,
+    train: Path | None = None,
+    val: Path | None = None,
 ):
     from harness.plan import Request
     from harness.suite import parse_overrides
 
-    return Request(_words(methods), _numbers(seeds), preset, data_root, parse_overrides(set_ or []))
+    overrides = parse_overrides(set_ or [])
+    for split, path in (("train", train), ("val", val)):
+        if path is not None:  # cells run in another folder
+            overrides[f"data.{split}_annotations"] = str(path.resolve())
+    named = _words("--methods", methods), _words("--tables", tables)
+    return Request(*named, _numbers(seeds), preset, data_root, overrides)
 
 
-def _words(text: str | None) -> list[str] | None:
+def _words(option: str, text: str | None) -> list[str] | None:
     if text is None:
         return None
     words = [word.strip() for word in text.split(",") if word.strip()]
     if not words:
-        raise UsageError("--methods is empty: name rows or methods, separated by commas")
+        raise UsageError(f"{option} is empty: give names separated by commas")
     return words
 
 

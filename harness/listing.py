@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -9,8 +10,10 @@ from tabulate import tabulate
 
 import methods
 from datasets import DATASETS
+from harness import estimate
 from harness.names import UsageError, look_up
 from harness.plan import Cell, Request, load_method
+from harness.progress import bar
 from harness.store import STEPS
 from harness.suite import load_suite, suite_names
 from harness.sweep import Job, make_job, read_record
@@ -19,7 +22,13 @@ from harness.sweep import Job, make_job, read_record
 def show_plan(job: Job, console: Console) -> None:
     """Cells with the state of their steps, then the settings that each one resolves to."""
     _print(console, f"suite {job.suite.name}, preset {job.preset_name}: {job.preset.description}")
-    _print(console, _cells(job.cells))
+    estimates = []
+    with bar(console, "estimating time and memory", len(job.cells)) as advance:
+        for number, cell in enumerate(job.cells, 1):
+            estimates.append(estimate.describe(cell, job.data_root, job.store))
+            advance(number)
+    _print(console, _cells(job.cells, estimates))
+    _print(console, "estimates: from small images of noise on this machine, without loading, grouping and judging")
     for cell in job.cells:
         settings = cell.settings
         sections = {
@@ -51,16 +60,20 @@ def show_everything(
     _print(console, "\n" + tabulate(sorted(DATASETS.items()), ("data set", "what it is"), tablefmt="simple"))
     for one in suites:
         chosen = preset or one.default_preset
-        _print(console, f"\nsuite {one.name}, preset {chosen}, in {output}")
+        _print(console, f"\nsuite {one.name}, preset {chosen}, in {output}; tables: {', '.join(one.tables)}")
         try:
             _print(console, _cells(make_job(one.name, Request(preset=chosen, data_root=data_root), output).cells))
         except UsageError as error:
             _print(console, f"  cells unknown: {error}")
 
 
-def _cells(cells: list[Cell]) -> str:
-    rows = [(cell.settings.cell, cell.settings.method, *_states(cell), _record_state(cell)) for cell in cells]
-    return tabulate(rows, ("cell", "method", *STEPS, "record"), tablefmt="simple")
+def _cells(cells: list[Cell], estimates: Sequence[str] = ()) -> str:
+    """A line for each cell; ``estimates`` of what is missing, if there are any, come last."""
+    rows = [[cell.settings.cell, cell.settings.method, *_states(cell), _record_state(cell)] for cell in cells]
+    head = ["cell", "method", *STEPS, "record"]
+    if estimates:
+        rows, head = [[*row, text] for row, text in zip(rows, estimates, strict=True)], [*head, "estimate"]
+    return tabulate(rows, head, tablefmt="simple")
 
 
 def _states(cell: Cell) -> list[str]:

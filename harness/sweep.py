@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from datasets.base import DatasetError
-from harness import tables
+from harness import plots, tables
 from harness.cell import CellPlan
 from harness.launch import Outcome, launch
 from harness.names import UsageError
@@ -20,13 +20,15 @@ from harness.plan import Cell, Request, open_data, plan, resolve, stage_data
 from harness.progress import Follower, bar
 from harness.provenance import environment
 from harness.record import Evaluation, PredictCost, Provenance, Record, TrainCost, read_summary
-from harness.store import STEPS, Store, digest, write_text
+from harness.reported import check_reported
+from harness.store import STEPS, Store, digest, write_file, write_text
 from harness.suite import Preset, Suite, load_suite
 
 
 @dataclass(frozen=True)
 class Job:
-    """A planned sweep: the chosen ``cells``, and the suite's ``others``, which tables show too."""
+    """A planned sweep: the chosen ``cells``, the suite's ``others``, which tables show too, and the ``tables`` asked
+    for by name."""
 
     suite: Suite
     preset_name: str
@@ -36,32 +38,44 @@ class Job:
     store: Store
     data_root: Path | None
     overrides: Mapping[str, Any]
+    tables: tuple[str, ...]
 
 
 def make_job(suite_name: str, request: Request, output: Path) -> Job:
     """Resolve and plan; raises `UsageError` for whatever the person has to mend."""
     suite = load_suite(suite_name)
+    check_reported(suite)
+    own = sorted({"data.train_annotations", "data.val_annotations"} & set(request.overrides))
+    if own and all(data.dataset != "coco" for preset in suite.presets.values() for data in preset.data.values()):
+        coco = "--train and --val name annotations in COCO's layout"
+        raise UsageError(f"{coco}, and suite {suite_name} has other data: take --suite coco or --suite nuclei")
     preset_name, preset, settings = resolve(suite, request)
     store = Store(output)
     cells = plan(settings, store, request.data_root)
     chosen = {cell.settings.cell for cell in cells}
-    _, _, everything = resolve(suite, dataclasses.replace(request, methods=None, lenient=True))
+    every_row = dataclasses.replace(request, methods=list(suite.rows), tables=None, lenient=True)
+    _, _, everything = resolve(suite, every_row)
     rest = [pair for pair in everything if pair[1].cell not in chosen]
     others = plan(rest, store, request.data_root)
-    return Job(suite, preset_name, preset, cells, others, store, request.data_root, request.overrides)
+    return Job(
+        suite,
+        preset_name,
+        preset,
+        cells,
+        others,
+        store,
+        request.data_root,
+        request.overrides,
+        tuple(request.tables or ()),
+    )
 
 
 def run(job: Job, console: Console) -> int:
     """Run the job's missing steps and print its tables. Exit status: 0 all cells ok, 1 a cell failed or interrupted."""
-    try:
-        job.store.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--output {job.store.output} cannot be written: {error.strerror}") from error
-    _verify_data(job, console)
     records: list[Record] = []
     try:
-        for number, cell in enumerate(job.cells, 1):
-            records.append(_run_cell(job, cell, f"[{number}/{len(job.cells)}] {cell.settings.cell}", console))
+        for record in _records(job, console):
+            records.append(record)
     except KeyboardInterrupt:
         _show_tables(job, records, console)
         done = f"{len(records)} of {len(job.cells)} cells are done and kept"
@@ -72,6 +86,21 @@ def run(job: Job, console: Console) -> int:
     for record in failed:  # the whole reason; the log's tail is in the record
         console.print(f"{record.cell} {record.status}: {record.reason}", style="red", markup=False, soft_wrap=True)
     return 1 if failed else 0
+
+
+def run_cells(job: Job, console: Console) -> list[Record]:
+    """Check the data, then run each cell's missing steps; a cell that fails has a record that says so."""
+    return list(_records(job, console))
+
+
+def _records(job: Job, console: Console) -> Iterator[Record]:
+    try:
+        job.store.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--output {job.store.output} cannot be written: {error.strerror}") from error
+    _verify_data(job, console)
+    for number, cell in enumerate(job.cells, 1):
+        yield _run_cell(job, cell, f"[{number}/{len(job.cells)}] {cell.settings.cell}", console)
 
 
 def _verify_data(job: Job, console: Console) -> None:
@@ -158,18 +187,44 @@ def make_record(cell: Cell, outcome: Outcome) -> Record:
     )
 
 
+def tables_folder(job: Job) -> Path:
+    """Where the job's tables lie. Those of changed settings must not take the place of the suite's own."""
+    changed = changes(job)
+    return job.store.tables(job.suite.name, job.preset_name + (f"-{digest(changed)[:8]}" if changed else ""))
+
+
+def changes(job: Job) -> list[str]:
+    """What --set changed, as "KEY = VALUE"."""
+    return [f"{key} = {value}" for key, value in sorted(job.overrides.items())]
+
+
 def _show_tables(job: Job, records: Sequence[Record], console: Console) -> None:
-    # Tables of changed settings must not take the place of the suite's own.
-    changed = [f"{key} = {value}" for key, value in sorted(job.overrides.items())]
-    folder = job.store.tables(job.suite.name, job.preset_name + (f"-{digest(changed)[:8]}" if changed else ""))
+    """Write every table and plot of the suite; print those that have something to show, or were asked for."""
+    folder, changed = tables_folder(job), changes(job)
     notes = [f"changed with --set: {', '.join(changed)}"] if changed else []
     rows = {**job.suite.rows, **{cell.settings.row: cell.row for cell in job.cells}}
     kept = [record for record in (read_record(cell.record) for cell in job.others) if record is not None]
+    known = [*records, *kept]
+    empty = []
     for name, table in job.suite.tables.items():
-        drawn = tables.draw(table, rows, job.preset, [*records, *kept], notes)
-        write_text(folder / f"{name}.md", drawn.markdown())
-        write_text(folder / f"{name}.csv", drawn.csv())
+        drawn = tables.draw(table, rows, job.preset, known, notes)
+        for suffix, text in (
+            ("md", drawn.markdown()),
+            ("csv", drawn.csv()),
+            ("tex", drawn.latex(f"{folder.name}-{name}")),
+        ):
+            write_text(folder / f"{name}.{suffix}", text)
         # The terminal's width is the reader's business: a wrapped table is worse than a wide one.
-        console.print()
-        console.print(drawn.terminal(), markup=False, highlight=False, soft_wrap=True)
+        if name in job.tables or {record.settings.row for record in known} & set(table.rows or rows):
+            console.print(f"\n{drawn.terminal()}", markup=False, highlight=False, soft_wrap=True)
+        else:
+            empty.append(name)
+    for name, plot in job.suite.plots.items():
+        image = plots.plot(plot, rows, job.preset, known)
+        if image is not None:
+            write_file(folder / f"{name}.png", lambda file, image=image: file.write(image))
+    if empty:
+        console.print(
+            f"\nnothing run yet of the tables {', '.join(empty)}: --tables NAME runs their rows", soft_wrap=True
+        )
     console.print(f"\ntables: {folder}   records: {job.store.output / 'records'}", markup=False, soft_wrap=True)
