@@ -206,7 +206,9 @@ def _show_tables(job: Job, records: Sequence[Record], console: Console) -> None:
     kept = [record for record in (read_record(cell.record) for cell in job.others) if record is not None]
     known = [*records, *kept]
     empty = []
+    own = [row for row in rows if row not in job.suite.rows]  # a method of the person's own belongs into every table
     for name, table in job.suite.tables.items():
+        table = table.model_copy(update={"rows": (*table.rows, *own)}) if table.rows else table
         drawn = tables.draw(table, rows, job.preset, known, notes)
         for suffix, text in (
             ("md", drawn.markdown()),

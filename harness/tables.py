@@ -1,225 +1,152 @@
-"""Tables: one description (suites/*.toml) gives terminal, Markdown and CSV; reported beside measured, never mixed."""
+"""Tables: one description (suites/*.toml), drawn from records; reported beside measured, never mixed in one number."""
 
 from __future__ import annotations
 
-import csv
-import functools
+import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import pandas
-from tabulate import tabulate
-
-from evaluation.statistics import t_interval
+from harness.compared import CRITERION, Entry, judge
+from harness.drawn import Drawn
 from harness.judged import KINDS
-from harness.names import UsageError
+from harness.measured import finished, is_cost, lines, measured, of_cell
 from harness.record import Environment, Evaluation, Record
-from harness.suite import ROOT, Column, Preset, Reported, Row, Table
+from harness.reported import MISSING, reported_value
+from harness.suite import Preset, Reported, Row, Table
 
-REPORTED = ROOT / "results" / "reported"
-MISSING = "n/a"
-_REASON = 60  # characters of a failure's reason in a table; the whole stands below it
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A metric over the seeds of one row; ``half`` is half the interval's width, NaN where there is none."""
-
-    value: float
-    half: float
+_REASON = 60  # characters of a failure's reason in a table; the record has the whole
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A finished table: text cells, and one frame with the bare numbers for CSV."""
+class _Line:
+    """One row of the table. ``status`` is the cell's, "reported" on a paper's line; ``seeds``: how many are done."""
 
     title: str
-    head: tuple[str, ...]
-    body: tuple[tuple[str, ...], ...]
-    frame: pandas.DataFrame
-    footnotes: tuple[str, ...]
+    data: str
+    status: str
+    seeds: int
+    entries: tuple[Entry, ...]
+    verdict: str
 
-    def terminal(self) -> str:
-        notes = "".join(f"\n  {note}" for note in self.footnotes)
-        return (
-            f"{self.title}\n{tabulate(self.body, self.head, tablefmt='rounded_outline', disable_numparse=True)}{notes}"
-        )
+    def cells(self) -> list[str]:
+        if self.status == "reported":
+            return [one.paper.text for one in self.entries]
+        return [one.text() if self.seeds else "" for one in self.entries]
 
-    def markdown(self) -> str:
-        # A bar in a name would end the cell.
-        body = [[cell.replace("|", "\\|") for cell in row] for row in self.body]
-        notes = "".join(f"\n- {note}" for note in self.footnotes)
-        return f"## {self.title}\n\n{tabulate(body, self.head, tablefmt='pipe', disable_numparse=True)}\n{notes}\n"
-
-    def csv(self) -> str:
-        return self.frame.to_csv(index=False, lineterminator="\n")
+    def seeds_text(self, asked: int) -> str:
+        if self.status == "reported":
+            return ""
+        return str(self.seeds) if self.seeds == asked else f"{self.seeds} of {asked}"
 
 
 def draw(
     table: Table, rows: Mapping[str, Row], preset: Preset, records: Sequence[Record], extra: Sequence[str] = ()
 ) -> Drawn:
-    """The table from the records at hand: rows of papers, then one row for each of ``rows`` and data set.
+    """The table from the records at hand; ``extra`` are footnotes of this run.
 
-    Rows whose cells all failed show why; rows without a record say "not run". ``extra`` are footnotes of this run.
+    First the rows that only papers have. Then the table's rows, each on each of its data sets, below a line with what
+    the paper reports for it, where it does. A row whose cells all failed says why, one without a record "not run".
+    `UsageError` for a selection of several reported values; `harness.reported.check_reported` finds those before.
     """
-    head = ("method", *(column.title for column in table.columns), "seeds", "paper reports", "verdict")
-    several = len(preset.data) > 1
-    body, numbers = [], []
-    for row in table.reported_rows:
-        values = [reported_value(row.reported, {"class": column.reported_class}) for column in table.columns]
-        body.append(
-            (row.title, *(_plain(v, c) for v, c in zip(values, table.columns, strict=True)), "", "", "reported")
-        )
-        numbers.append(
-            _frame_row(row.title, "reported", "", table.columns, [Measured(v, math.nan) for v in values], math.nan, "")
-        )
-    for row_name, row in rows.items():
-        for data_name in preset.data:
-            chosen = [r for r in records if r.settings.row == row_name and r.settings.data_name == data_name]
+    shown = list(lines(rows, table.rows, preset, table.data))
+    used = [one for name, _, data in shown for data_name in data for one in of_cell(records, name, data_name)]
+    asked = len({one.settings.seed for one in used})
+    found = list(_lines(table, shown, preset, used))
+    verdicts = table.compare == "verdict"
+    body = []
+    for line in found:
+        cells = line.cells()
+        if not (verdicts or line.seeds or line.status == "reported"):
+            cells[0] = line.verdict  # without a column for the verdict the first number's place says why there is none
+        body.append((line.title, *cells, *[line.seeds_text(asked)] * (asked > 1), *[line.verdict] * verdicts))
+    head = ("method", *(column.title for column in table.columns), *["seeds"] * (asked > 1), *["verdict"] * verdicts)
+    notes = [preset.description, *extra, *table.footnotes, *_notes(table, finished(used)), *_legend(found, body)]
+    return Drawn(table.title, head, tuple(body), tuple(n for line in found for n in _numbers(line)), tuple(notes))
+
+
+def _lines(
+    table: Table, shown: Sequence[tuple[str, Row, list[str]]], preset: Preset, records: Sequence[Record]
+) -> Iterator[_Line]:
+    several = len({name for _, _, data in shown for name in data}) > 1
+    for only in table.reported_rows:
+        yield _paper_line(only.title, only.reported.caption, only.reported, table)
+    for name, row, data in shown:
+        reported = table.reported.get(name)
+        if reported is not None:
+            caption = f"paper, {reported.caption}" if reported.caption else "paper"
+            yield _paper_line(row.title, caption, reported, table)
+        for data_name in data:
             title = f"{row.title}, {data_name}" if several else row.title
-            text, line = _measured_row(title, data_name, row, table, preset, chosen)
-            body.append(text)
-            numbers.append(line)
-    if table.compare == "verdict":
-        head, body = (*head[:-3], head[-1]), [(*row[:-3], row[-1]) for row in body]
-    elif table.compare == "none":
-        head, body = head[:-3], [row[:-3] for row in body]
-    notes = [preset.description, *extra, *table.footnotes, *_notes(table, records), *_missing(body)]
-    return Drawn(table.title, head, tuple(body), pandas.DataFrame(numbers), tuple(notes))
+            chosen = of_cell(records, name, data_name)
+            reason = _not_comparable(row, preset, data_name, finished(chosen))
+            line = _measured_line(title, data_name, chosen, _entries(reported, table), reason, row.not_comparable)
+            without = table.compare == "none" and line.status == "ok"
+            yield dataclasses.replace(line, verdict="") if without else line
 
 
-def _missing(body: Sequence[Sequence[str]]) -> list[str]:
-    cells = {cell for row in body for cell in row}
-    notes = {
-        MISSING: "the paper's value is not available",
-        "-": "not measured: no such class or part, or not asked for (evaluate.protocols)",
-    }
-    return [f"{sign}: {meaning}" for sign, meaning in notes.items() if sign in cells]
+def _entries(reported: Reported | None, table: Table) -> list[Entry]:
+    return [Entry(column, reported_value(reported, column)) for column in table.columns]
 
 
-def _measured_row(
-    title: str, data_name: str, row: Row, table: Table, preset: Preset, records: Sequence[Record]
-) -> tuple[tuple[str, ...], dict[str, object]]:
-    done = [record for record in records if record.status == "ok" and record.evaluation]
-    paper = reported_value(row.reported, {}) if row.reported else math.nan
-    caption = f"{_number(paper, 1)} {row.reported.caption}".strip() if row.reported else MISSING
+def _paper_line(title: str, caption: str, reported: Reported, table: Table) -> _Line:
+    title = f"{title} ({caption})" if caption else title
+    return _Line(title, "", "reported", 0, tuple(_entries(reported, table)), "reported")
+
+
+def _not_comparable(row: Row, preset: Preset, data_name: str, done: Sequence[Record]) -> str:
+    """Why the row's numbers cannot be held against a paper's; empty where they can."""
+    official = preset.data[data_name].official_images
+    images = done[0].evaluation.images if done else official
+    other = f"{images} images, not the official {official}" if official and images != official else ""
+    return other or preset.not_comparable or row.not_comparable
+
+
+def _measured_line(
+    title: str, data: str, records: Sequence[Record], papers: Sequence[Entry], reason: str, own_reason: str
+) -> _Line:
+    done = finished(records)
     if not done:
-        status, text = (records[0].status, _short(records[0])) if records else ("not run", "not run")
-        blanks = [Measured(math.nan, math.nan)] * len(table.columns)
-        line = _frame_row(title, status, data_name, table.columns, blanks, paper, text)
-        # Without a column for the verdict the first number's place says why there is none.
-        first = text if table.compare == "none" else ""
-        return (title, first, *("" for _ in table.columns[1:]), "0", caption, text), line
-    values = [measured(done, column.metric) for column in table.columns]
-    images, official = done[0].evaluation.images, preset.data[data_name].official_images
-    reasons = [
-        f"{images} images, not the official {official}" if official and images != official else "",
-        preset.not_comparable,
-        row.not_comparable,
-    ]
-    verdict = judge(values[0], paper, next(filter(None, reasons), ""), table.columns[0])
-    cells = [_interval(value, column) for value, column in zip(values, table.columns, strict=True)]
-    seeds = str(len(done)) if len(done) == len(records) else f"{len(done)} of {len(records)}"
-    line = _frame_row(title, "ok", data_name, table.columns, values, paper, verdict)
-    return (title, *cells, seeds, caption, verdict), line
+        failed = next((one for one in records if one.status != "ok"), None)
+        status, text = (failed.status, _short(failed)) if failed else ("not run", "not run")
+        return _Line(title, data, status, 0, tuple(papers), text)
+    entries = tuple(
+        Entry(one.column, one.paper, measured(done, one.column.metric).scaled(one.column.scale), not reason)
+        for one in papers
+    )
+    return _Line(title, data, "ok", len(done), entries, judge(entries, reason, own_reason))
 
 
 def _short(record: Record) -> str:
-    text = f"{record.status}: {record.reason}"
+    text = " ".join(f"{record.status}: {record.reason}".split())
     return text if len(text) <= _REASON else text[: _REASON - 1] + "…"
 
 
-def measured(records: Sequence[Record], metric: str) -> Measured:
-    """One seed: its value and bootstrap interval over images. More: the seeds' mean and t-interval."""
-    found = [_lookup(record, metric) for record in records]
-    if len(found) > 1 and metric.startswith("cost."):
-        return Measured(sum(value.value for value in found) / len(found), math.nan)
-    if len(found) > 1:
-        return Measured(*t_interval([value.value for value in found], records[0].evaluation.confidence))
-    return found[0]
+def _numbers(line: _Line) -> Iterator[dict[str, str | float]]:
+    """The row's numbers without rounding, one CSV line for each column."""
+    for one in line.entries:
+        paper = one.paper
+        yield {
+            "method": line.title,
+            "data": line.data,
+            "status": line.status,
+            "seeds": "" if line.status == "reported" else str(line.seeds),
+            "metric": one.column.metric,
+            "column": one.column.title,
+            "value": one.value.value,
+            "low": one.value.low,
+            "high": one.value.high,
+            "half_width": one.value.half,
+            "paper": paper.text if math.isnan(paper.number) else paper.number,
+            "delta": one.delta,
+            "column_verdict": one.word if line.seeds else "",
+            "verdict": line.verdict,
+            "source": paper.source,
+        }
 
 
-def _lookup(record: Record, metric: str) -> Measured:
-    """``cost.NAME`` reads the record's costs, anything else its metrics."""
-    if metric.startswith("cost."):
-        _, part, name = metric.split(".")
-        return Measured(float(getattr(getattr(record, part), name)), math.nan)
-    found = record.evaluation.find(metric)
-    if found is None:
-        return Measured(math.nan, math.nan)
-    _, value = found
-    half = math.nan if value.low is None else 0.5 * (value.high - value.low)
-    return Measured(value.value, half)
-
-
-def judge(value: Measured, paper: float, not_comparable: str, column: Column) -> str:
-    """reproduced | not reproduced | not comparable (why) | no reported value."""
-    if not_comparable:
-        return f"not comparable: {not_comparable}"
-    if math.isnan(paper):
-        return "no reported value"
-    if math.isnan(value.value):
-        return "not measured"
-    scale = column.scale
-    delta = scale * value.value - paper
-    within = abs(delta) <= (0.0 if math.isnan(value.half) else scale * value.half)
-    return f"{'reproduced' if within else 'not reproduced'} ({delta:+.{column.digits}f})"
-
-
-@functools.cache
-def _reported_lines(file: str) -> tuple[dict[str, str], ...]:
-    path = REPORTED / f"{file}.csv"
-    try:
-        with path.open(encoding="utf-8", newline="") as handle:
-            return tuple(csv.DictReader(handle))
-    except OSError as error:
-        raise UsageError(f"no reported values in {path}: {error.strerror}") from error
-
-
-def reported_value(reported: Reported, extra: dict[str, str]) -> float:
-    """The one value that ``reported`` selects; NaN where the paper has none. `UsageError` if it selects several."""
-    where = {**reported.where, **{key: value for key, value in extra.items() if value}}
-    lines = [line for line in _reported_lines(reported.file) if all(line.get(k) == v for k, v in where.items())]
-    if len(lines) > 1:
-        raise UsageError(f"results/reported/{reported.file}.csv has {len(lines)} values for {where}, not one")
-    return float(lines[0]["value"]) if lines else math.nan
-
-
-def _plain(value: float, column: Column) -> str:
-    return MISSING if math.isnan(value) else _number(value, column.digits)
-
-
-def _number(value: float, digits: int) -> str:
-    return "-" if math.isnan(value) else f"{value:.{digits}f}"
-
-
-def _interval(value: Measured, column: Column) -> str:
-    text = _number(column.scale * value.value, column.digits)
-    return text if math.isnan(value.half) else f"{text} ± {column.scale * value.half:.{column.digits}f}"
-
-
-def _frame_row(
-    title: str,
-    status: str,
-    data: str,
-    columns: Sequence[Column],
-    values: Sequence[Measured],
-    paper: float,
-    verdict: str,
-) -> dict[str, object]:
-    line: dict[str, object] = {"method": title, "data": data, "status": status}
-    for column, value in zip(columns, values, strict=True):
-        scale = 1.0 if status == "reported" else column.scale
-        line[column.metric] = scale * value.value
-        if not math.isnan(value.half):
-            line[f"{column.metric} half-width"] = scale * value.half
-    return {**line, "paper": paper, "verdict": verdict}
-
-
-def _notes(table: Table, records: Sequence[Record]) -> list[str]:
+def _notes(table: Table, done: Sequence[Record]) -> list[str]:
     """What was judged how, for the metrics of this table; what ± means; what it ran on."""
-    done = [record for record in records if record.status == "ok"]
     judged: dict[str, None] = {}
     for evaluation in (record.evaluation for record in done):
         kinds = {found[0]: None for column in table.columns if (found := evaluation.find(column.metric))}
@@ -229,7 +156,7 @@ def _notes(table: Table, records: Sequence[Record]) -> list[str]:
         "several"
         for record in done
     }
-    ran = {_where(cost.environment) for record in done for cost in (record.train, record.predict)}
+    ran = {_where(cost.environment) for record in done for cost in (record.train, record.predict) if cost}
     return [*judged, *(sorted(spread) if judged else ()), *sorted(ran)]
 
 
@@ -246,3 +173,19 @@ def _where(ran: Environment) -> str:
     machine = ran.gpu or f"{ran.processor}, {ran.cores} cores"
     changes = " with local changes" if ran.dirty else ""
     return f"ran on {machine}; torch {ran.packages.get('torch')}; commit {ran.commit[:10]}{changes}"
+
+
+def _legend(found: Sequence[_Line], body: Sequence[Sequence[str]]) -> list[str]:
+    """What the signs in the cells mean, and where the reported values come from."""
+    entries = [one for line in found for one in line.entries]
+    cells = {cell for row in body for cell in row}
+    notes = {
+        CRITERION: any(not math.isnan(one.delta) for one in entries),
+        "costs are shown beside the paper's and not judged: the machines differ": any(
+            one.paper.text and is_cost(one.column.metric) for one in entries
+        ),
+        f"{MISSING.text}: the value is in no source of results/reported": MISSING.text in cells,
+        "-: not measured: no such class or part, or not asked for (evaluate.protocols)": "-" in cells,
+        **{f"reported: {one.paper.source}": True for one in entries if one.paper.source},
+    }
+    return [note for note, wanted in notes.items() if wanted]
