@@ -110,14 +110,18 @@ def load_method(name: str) -> type[Method]:
     return found
 
 
-def select_rows(suite: Suite, names: Sequence[str]) -> dict[str, Row]:
-    """The suite's rows for row names or method names; a method that the suite lacks gets a row of its own."""
+def select_rows(suite: Suite, preset: Preset, names: Sequence[str]) -> dict[str, Row]:
+    """The suite's rows for row names or method names.
+
+    A method stands for those of its rows that the preset runs, or else for all; one that the suite lacks gets a row of
+    its own.
+    """
     rows: dict[str, Row] = {}
     for name in names:
         if name in suite.rows:
             rows[name] = suite.rows[name]
         elif matching := {key: row for key, row in suite.rows.items() if row.method == name}:
-            rows.update(matching)
+            rows.update({key: row for key, row in matching.items() if key in preset.run} or matching)
         elif ":" in name:
             path, _, attribute = name.rpartition(":")
             absolute = f"{Path(path).resolve()}:{attribute}"  # the cell's process has another working directory
@@ -135,7 +139,7 @@ def select_rows(suite: Suite, names: Sequence[str]) -> dict[str, Row]:
 
 def wanted_rows(suite: Suite, preset: Preset, request: Request) -> dict[str, Row]:
     """The rows that a request is about: its methods', its tables', or the preset's own choice."""
-    rows = select_rows(suite, request.methods or ())
+    rows = select_rows(suite, preset, request.methods or ())
     for name in request.tables or ():
         table = look_up(f"table of suite {suite.name}", name, suite.tables)
         rows |= {key: suite.rows[key] for key in table.rows or suite.rows}

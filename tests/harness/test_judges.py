@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from datasets import cityscapes
 from datasets.shapes import CATEGORIES as SHAPES
 from datasets.shapes import Shapes
 from datasets.voc import CATEGORIES as VOC
@@ -15,7 +16,7 @@ from evaluation.voc_apr import ImageDetections
 from harness.evaluate import image_truth
 from harness.judged import KINDS, Judged, load, save
 from harness.judges import BoundaryJudge, CityscapesJudge, CocoJudge, ProposalsJudge, SemanticJudge, VocJudge
-from harness.record import PredictCost, TrainCost
+from harness.measured import COSTS
 from harness.suite import load_suite, suite_names
 
 
@@ -26,6 +27,7 @@ def judged(categories: tuple[str, ...] = SHAPES, known: bool = True) -> dict[str
     judges = {
         "voc": VocJudge(categories),
         "coco": CocoJudge(categories),
+        "boxes": CocoJudge(categories, "boxes", "boxes"),
         "proposals": ProposalsJudge(),
         "semantic": SemanticJudge(("background", *categories)),
         "cityscapes": CityscapesJudge(),
@@ -45,6 +47,12 @@ def judged(categories: tuple[str, ...] = SHAPES, known: bool = True) -> dict[str
             name,
             coco_ap.ImageTruth(regions, labels, crowd, masks.areas(regions).astype(np.float64)),
             coco_ap.ImageDetections(regions[found], labels[found], scores),
+        )
+        boxes = masks.boxes(regions)
+        judges["boxes"].add(
+            name,
+            coco_ap.ImageTruth(boxes, labels, crowd, masks.areas(regions).astype(np.float64)),
+            coco_ap.ImageDetections(boxes[found], labels[found], scores),
         )
         truth = proposals.ImageTruth(regions, sample.instances.shape)
         judges["proposals"].add(name, truth, proposals.ImageProposals(regions[found], scores))
@@ -98,21 +106,43 @@ def test_intervals_hold_their_values(every: dict[str, Judged], kind: str) -> Non
     assert metrics[name].low <= metrics[name].value <= metrics[name].high
 
 
-@pytest.mark.parametrize("suite", suite_names())
-def test_every_column_of_a_suite_is_measured(suite: str) -> None:
-    loaded, (dataset,) = (
-        load_suite(suite),
-        {d.dataset for p in load_suite(suite).presets.values() for d in p.data.values()},
-    )
-    kinds = judged({"shapes": SHAPES, "voc": VOC}[dataset], known=dataset == "shapes")
+CATEGORIES = {
+    "shapes": SHAPES,
+    "voc": VOC,
+    "cityscapes instances": tuple(cityscapes.TASKS["instances"].values()),
+    "cityscapes semantic": tuple(cityscapes.TASKS["semantic"].values()),
+    # Whatever classes there are: the tables of these name none. (The scenes judged here have six.)
+    "coco": tuple("abcdef"),
+    "bsds": tuple("abcdef"),
+}
+OWNED = {"voc": ("voc", "errors", "breakdowns")}
+
+
+@pytest.fixture(scope="module")
+def measurable() -> dict[str, dict[str, set[str]]]:
+    """The numbers of every kind on every data set."""
     once = np.ones((1, 3), np.int64)
-    costs = {f"cost.train.{n}" for n in TrainCost.model_fields} | {
-        f"cost.predict.{n}" for n in PredictCost.model_fields
-    }
-    for preset in loaded.presets.values():
-        owned = {"voc": ("voc", "errors", "breakdowns")}
-        asked = [kind for name in preset.evaluate.protocols for kind in owned.get(name, (name,))]
-        names = costs | {name for kind in asked for name in kinds[kind].measure(once)}
-        for key, table in loaded.tables.items():
-            columns = {column.metric for column in table.columns}
-            assert columns <= names, f"suites/{suite}.toml, table {key}: {columns - names}"
+    found = {}
+    for name, categories in CATEGORIES.items():
+        kinds = judged(categories, known=name == "shapes")
+        found[name] = {kind: set(one.measure(once)) for kind, one in kinds.items()}
+    return found
+
+
+@pytest.mark.parametrize("suite", suite_names())
+def test_every_number_of_a_suite_is_measured(suite: str, measurable: dict[str, dict[str, set[str]]]) -> None:
+    """Each column and axis is measured on data that rows of its table run on, in every preset."""
+    loaded = load_suite(suite)
+    shown = {f"table {key}": (t.rows, t.data, [c.metric for c in t.columns]) for key, t in loaded.tables.items()}
+    shown |= {f"plot {key}": (p.rows, p.data, [p.x.metric, p.y.metric]) for key, p in loaded.plots.items()}
+    for preset_name, preset in loaded.presets.items():
+        for where, (rows, narrowed, metrics) in shown.items():
+            data_names = {name for row in rows or loaded.rows for name in loaded.rows[row].data or preset.data}
+            names = set(COSTS)
+            for data_name in data_names & set(narrowed or preset.data):
+                data = preset.data[data_name]
+                kinds = measurable[" ".join(filter(None, (data.dataset, data.options.get("task"))))]
+                protocols = data.protocols or preset.evaluate.protocols
+                names |= {name for one in protocols for kind in OWNED.get(one, (one,)) for name in kinds[kind]}
+            lacking = set(metrics) - names
+            assert not lacking, f"suites/{suite}.toml, preset {preset_name}, {where}: {lacking}"
