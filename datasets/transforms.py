@@ -283,7 +283,7 @@ def _times(shape: tuple[int, int], factor: float) -> tuple[int, int]:
 
 
 def _map_masks(objects: Objects | None, change: Callable[[np.ndarray], np.ndarray]) -> Objects | None:
-    """The objects after ``change`` of their masks, (H, W, N) uint8 -> (h, w, N)."""
+    """The objects after ``change`` of their masks, (H, W, N) uint8 -> (h, w, N), in Fortran's order."""
     if objects is None or not objects.masks:
         return objects
     changed = np.asfortranarray(change(run_lengths.decode(list(objects.masks))))
@@ -315,7 +315,7 @@ def _window(sample: Sample, shape: tuple[int, int], rows: slice, columns: slice)
         semantic = sample.semantic[nearest_rows].take(nearest_columns, axis=1)
         instances = sample.instances[nearest_rows].take(nearest_columns, axis=1)
         regions = None if regions is None else regions[nearest_rows].take(nearest_columns, axis=1)
-        objects = _map_masks(sample.objects, lambda stack: stack[nearest_rows].take(nearest_columns, axis=1))
+        objects = _map_masks(sample.objects, lambda stack: stack.T.take(nearest_columns, 1).take(nearest_rows, 2).T)
     return Sample(sample.image_id, image, semantic, _consecutive(instances), regions=regions, objects=objects)
 
 

@@ -24,7 +24,7 @@ from harness.train import make_optimizer, seed_everything
 from methods.base import Batch, Method
 from methods.grouping import PixelGrouping
 
-SIDES = (96, 160)  # pixels; multiples of 32, and large enough for every backbone's last level
+SIDES = (64, 128)  # pixels; multiples of 32, and large enough for every backbone's last level
 _BATCH = 2  # batch normalisation of one image of one pixel has no variance
 _PROCESS = 600e6  # bytes of a process that has loaded torch; measured on Linux
 _OPTIMISER = 4  # float32 numbers kept for a weight: itself, its gradient, two moments

@@ -11,9 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from harness.plan import Request, resolve
-from harness.suite import load_suite, parse_overrides
-
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = (
     "data.size=64", "data.train_images=8", "data.val_images=3", "train.steps=3", "evaluate.resamples=0",
@@ -71,15 +68,3 @@ def test_it_keeps_the_contract(example: str, tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_recipes_are_settings_that_exist() -> None:
-    page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```\n(.*?)```", page, re.DOTALL)
-    assert len(blocks) == 4
-    for block in blocks:
-        items = [item for item in re.split(r"\s{2,}|\n", block) if item and not item.startswith("data.")]
-        method = items[0].partition(".")[0]
-        request = Request(methods=[method], overrides=parse_overrides(items))
-        for _, settings in resolve(load_suite("shapes"), request)[2]:
-            assert settings.train.stages()[0].warmup == 0
