@@ -23,7 +23,7 @@ MethodsOption = Annotated[
     str | None, typer.Option("--methods", help="Rows or methods, separated by commas, or file.py:Class; default: all.")
 ]
 TablesOption = Annotated[
-    str | None, typer.Option("--tables", help="The rows of these tables of the suite; default: the preset's choice.")
+    str | None, typer.Option("--tables", help="The rows of these tables of the suite, or all; default: the preset's.")
 ]
 TrainOption = Annotated[
     Path | None, typer.Option("--train", help="Annotation in COCO's layout to train on (suites coco and nuclei).")

@@ -77,7 +77,7 @@ class Splits:
 class Request:
     """What the command line asks for; None means the suite's own choice.
 
-    ``methods`` are names of rows or methods, ``tables`` of tables whose rows are wanted.
+    ``methods`` are names of rows or methods, ``tables`` of tables whose rows are wanted ("all": every row).
     """
 
     methods: Sequence[str] | None = None
@@ -141,6 +141,8 @@ def wanted_rows(suite: Suite, preset: Preset, request: Request) -> dict[str, Row
     """The rows that a request is about: its methods', its tables', or the preset's own choice."""
     rows = select_rows(suite, preset, request.methods or ())
     for name in request.tables or ():
+        if name == "all":
+            return {**suite.rows, **rows}
         table = look_up(f"table of suite {suite.name}", name, suite.tables)
         rows |= {key: suite.rows[key] for key in table.rows or suite.rows}
     if request.methods is None and request.tables is None:

@@ -18,14 +18,14 @@ def test_readme_shows_the_published_table() -> None:
     table = [
         line for line in (FOLDER / "instances.md").read_text(encoding="utf-8").splitlines() if line.startswith("|")
     ]
-    assert len(table) == 2 + len(load_suite("shapes").rows)
+    assert len(table) == 2 + len(load_suite("shapes").tables["instances"].rows)
     assert "\n".join(table) in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_published_table_is_drawn_from_the_published_records() -> None:
     table = (FOLDER / "instances.md").read_text(encoding="utf-8")
     records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((FOLDER / "records").glob("*.json"))]
-    assert {record["settings"]["row"] for record in records} == set(load_suite("shapes").rows)
+    assert {record["settings"]["row"] for record in records} == set(load_suite("shapes").presets["quick"].run)
     for record in records:
         assert record["status"] == "ok"
         assert not record["train"]["environment"]["dirty"]

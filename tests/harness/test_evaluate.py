@@ -15,8 +15,8 @@ from evaluation import masks
 from harness.evaluate import evaluate
 from harness.judged import load
 from harness.record import Evaluation
-from harness.store import DamagedStep
 from harness.settings import EvaluateSettings
+from harness.store import DamagedStep
 
 DATA = Shapes("val", count=3, level="easy", size=48)
 ALL = EvaluateSettings(protocols=("voc", "coco", "proposals", "semantic"), resamples=20)

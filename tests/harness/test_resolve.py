@@ -41,7 +41,7 @@ def suite(**changes: Any) -> Suite:
         },
         "tables": {
             "small": {"title": "T", "rows": ["c", "d"], "columns": [{"metric": "ap_r_50", "title": "AP"}]},
-            "all": {"title": "U", "columns": [{"metric": "ap_r_50", "title": "AP"}]},
+            "every": {"title": "U", "columns": [{"metric": "ap_r_50", "title": "AP"}]},
         },
     }
     return Suite.model_validate({**content, **changes})
@@ -64,6 +64,7 @@ def test_methods_and_tables_name_rows() -> None:
     assert rows(methods=["pull_push"]) == ["a", "b"]  # those that the preset runs
     assert rows(methods=["mask_rcnn"]) == ["d"]  # it runs none of them: all
     assert rows(tables=["small"]) == ["c", "d"]
+    assert rows(tables=["every"]) == ["a", "b", "c", "d"]
     assert rows(tables=["all"]) == ["a", "b", "c", "d"]
     assert rows(methods=["a"], tables=["small"]) == ["a", "c", "d"]
 

@@ -9,6 +9,7 @@ import pytest
 from harness.cell import CellPlan
 from harness.names import UsageError, look_up
 from harness.plan import Request, resolve
+from harness.reported import check_reported
 from harness.settings import Settings
 from harness.suite import load_suite, parse_overrides, suite_names
 
@@ -21,9 +22,23 @@ def settings_of(suite: str, **request: object) -> list[Settings]:
 def test_every_preset_of_every_suite_resolves(name: str) -> None:
     suite = load_suite(name)
     for preset in suite.presets:
-        cells = settings_of(name, preset=preset)
-        expected = len(suite.rows) * len(suite.presets[preset].data) * len(suite.presets[preset].seeds)
+        cells = settings_of(name, preset=preset, methods=list(suite.rows))
+        data_sets = sum(len(row.data or suite.presets[preset].data) for row in suite.rows.values())
+        expected = data_sets * len(suite.presets[preset].seeds)
         assert len({cell.cell for cell in cells}) == len(cells) == expected
+
+
+@pytest.mark.parametrize("name", suite_names())
+def test_every_suite_has_a_quick_preset_and_a_long_one(name: str) -> None:
+    presets = load_suite(name).presets
+    assert load_suite(name).default_preset == "quick"
+    assert {"paper", "full"} & set(presets)
+    assert presets["quick"].run, "ablations would run unasked"
+
+
+@pytest.mark.parametrize("name", suite_names())
+def test_reported_values_of_every_suite_are_single(name: str) -> None:
+    check_reported(load_suite(name))
 
 
 def test_what_a_cells_process_reads_is_what_was_planned(tmp_path: Path) -> None:
@@ -84,7 +99,7 @@ def test_methods_are_chosen_by_row_or_by_method() -> None:
         ({"overrides": {"train.steps": 0}}, "train: steps: Input should be greater than or equal to 1"),
         ({"overrides": {"train.clip": float("inf")}}, "train: clip: Input should be a finite number"),
         ({"overrides": {"train.scale": [2, 1]}}, "scale must be [low, high] with 0 < low <= high"),
-        ({"overrides": {"train.scale": [0.5, 2]}}, "scale needs a crop"),
+        ({"overrides": {"train.short_side": [0]}}, "short_side must hold positive numbers of pixels"),
         ({"overrides": {"train.around_instances": True}}, "around_instances says where the crop is: set train.crop"),
         ({"overrides": {"train.then": [{"steps": 3, "corp": 64}]}}, "train: then.0.corp: Extra inputs"),
         ({"overrides": {"train.then": [{"steps": 3, "around_instances": True}]}}, "set train.crop"),
@@ -103,7 +118,7 @@ def test_what_is_wrong_is_named_with_the_nearest_name(request_: dict, message: s
 
 
 def test_unknown_suite_lists_all_suites() -> None:
-    with pytest.raises(UsageError, match=r"unknown suite 'shape'. Did you mean shapes\? Available: shapes, voc"):
+    with pytest.raises(UsageError, match=r"suite 'shape'. Did you mean shapes.*\? Available: boundaries, city"):
         load_suite("shape")
 
 
