@@ -16,7 +16,8 @@ import torch
 
 from datasets.base import Dataset, DatasetError
 from datasets.transforms import fitted
-from harness.plan import Cell, load_method, method_files, open_data
+from harness.keys import method_files
+from harness.plan import Cell, load_method, open_data
 from harness.provenance import environment
 from harness.settings import Settings, TrainSettings, build_config
 from harness.store import Store, code_digest, digest, write_text

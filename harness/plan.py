@@ -1,12 +1,7 @@
-"""From suite, preset and command line to cells, and from a cell to the keys of its steps.
-
-A step's key is a hash of what its outcome depends on: code (comments and docstrings aside), settings, data, seed, and
-the key of the step before. Equal key, equal outcome: the step is re-used.
-"""
+"""From suite, preset and command line to cells: which rows run, on which data, with which settings."""
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import functools
 import inspect
@@ -21,6 +16,7 @@ from typing import Any, ClassVar
 import methods
 from datasets import DATASETS, open_split
 from datasets.base import Dataset, DatasetError
+from harness.keys import Splits, step_keys
 from harness.names import UsageError, look_up, unknown
 from harness.record import SUMMARIES, read_summary
 from harness.settings import (
@@ -32,19 +28,10 @@ from harness.settings import (
     build_config,
     check,
 )
-from harness.store import STEPS, Store, code_digest, digest
-from harness.suite import ROOT, Data, Preset, Row, RowPreset, Suite
+from harness.store import STEPS, Store
+from harness.suite import Data, Preset, Row, RowPreset, Suite
 from methods.base import Method
 from methods.grouping import GroupingConfig
-
-_STEP_CODE = {
-    "train": ("harness/train.py", "harness/batches.py", "datasets/transforms.py"),
-    "predict": ("harness/predict.py", "harness/batches.py", "datasets/transforms.py", "evaluation/masks.py"),
-    "evaluate": (
-        *(f"harness/{name}.py" for name in ("evaluate", "judges", "judged")),
-        *(f"evaluation/{path.name}" for path in (ROOT / "evaluation").glob("*.py")),
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -63,14 +50,6 @@ class Cell:
         """The steps that need not run: those before the first whose result is missing or damaged."""
         good = (read_summary(self.folders[step], SUMMARIES[step]) is not None for step in STEPS)
         return [step for step, _ in itertools.takewhile(lambda pair: pair[1], zip(STEPS, good, strict=True))]
-
-
-@dataclass(frozen=True)
-class Splits:
-    """The two opened splits of one data setting."""
-
-    train: Dataset
-    val: Dataset
 
 
 @dataclass(frozen=True)
@@ -248,7 +227,7 @@ def plan(settings: Iterable[tuple[Row, Settings]], store: Store, data_root: Path
     cells = []
     for row, one in settings:
         splits = open_data(one.dataset, tuple(sorted(one.data.items())), data_root, store.file_digests)
-        keys = step_keys(one, splits, stage_data(one, data_root, store.file_digests))
+        keys = step_keys(one, load_method(one.method), splits, stage_data(one, data_root, store.file_digests))
         folders = {step: store.step(step, _folder_name(step, one), keys[step]) for step in STEPS}
         record = store.record(one.cell, keys["evaluate"])
         fingerprints = (splits.train.info.fingerprint, splits.val.info.fingerprint)
@@ -282,65 +261,3 @@ def stage_data(settings: Settings, root: Path | None, cache: Path) -> dict[str, 
         options = check(DATA_OPTIONS[settings.dataset], {**settings.data, "train_split": name}, "train.then: split")
         found[name] = open_data(settings.dataset, tuple(sorted(options.model_dump().items())), root, cache).train
     return found
-
-
-def step_keys(settings: Settings, splits: Splits, others: Mapping[str, Dataset]) -> dict[str, str]:
-    """The keys of train, predict and evaluate; ``others`` are the splits of later stages."""
-    method = load_method(settings.method)
-    stages = {field.name: field.metadata.get("stage", "train") for field in dataclasses.fields(method.Config)}
-    config = {stage: {n: v for n, v in settings.config.items() if stages[n] == stage} for stage in ("train", "predict")}
-    source = method_files(method)
-    training_source = [path for path in source if path != ROOT / "methods" / "scoring.py"]
-    train = digest(
-        "train", method.__module__, method.__qualname__, code_digest(training_source), _code("train"),
-        _data_code(settings.dataset), config["train"], settings.train.model_dump(exclude={"workers"}), settings.seed,
-        [stage.model_dump(exclude={"workers"}) for stage in settings.train.stages()],
-        splits.train.info.fingerprint, splits.train.info.categories,
-        {name: data.info.fingerprint for name, data in others.items()},
-    )  # fmt: skip
-    predict = digest(
-        "predict", train, code_digest(source), _code("predict"), config["predict"], settings.predict.model_dump(),
-        splits.val.info.fingerprint,
-    )  # fmt: skip
-    evaluate = digest("evaluate", predict, _code("evaluate"), settings.evaluate.model_dump())
-    return {"train": train, "predict": predict, "evaluate": evaluate}
-
-
-@functools.cache
-def _code(step: str) -> str:
-    return code_digest(ROOT / name for name in _STEP_CODE[step])
-
-
-@functools.cache
-def _data_code(dataset: str) -> str:
-    """What turns files into samples: fingerprints see the files only."""
-    return code_digest(ROOT / "datasets" / name for name in (f"{dataset}.py", "files.py", "base.py"))
-
-
-@functools.cache
-def method_files(method: type[Method]) -> tuple[Path, ...]:
-    """The method's own file and all files of methods/, or beside a plugin, that it imports, directly or not."""
-    found: set[Path] = set()
-    waiting = [Path(inspect.getfile(method)).resolve()]
-    while waiting:
-        path = waiting.pop()
-        if path not in found:
-            found.add(path)
-            candidates = (folder / name for name in imported_files(path) for folder in (ROOT, path.parent))
-            waiting += [file.resolve() for file in candidates if file.is_file() and _is_method_code(file, path)]
-    return tuple(sorted(found))
-
-
-def _is_method_code(file: Path, importer: Path) -> bool:
-    return file.parent in (ROOT / "methods", importer.parent) and file.name != "__init__.py"
-
-
-def imported_files(path: Path) -> list[str]:
-    """Relative names of the files that a source may import: "a/b.py" for ``import a.b`` and ``from a import b``."""
-    modules = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            modules += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            modules += [node.module or "", *(f"{node.module or ''}.{alias.name}" for alias in node.names)]
-    return [f"{module.strip('.').replace('.', '/')}.py" for module in modules]

@@ -15,6 +15,7 @@ from methods.base import (
     IGNORE,
     Batch,
     Embedding,
+    Features,
     Groups,
     Instances,
     Method,
@@ -24,6 +25,7 @@ from methods.base import (
     Truth,
     setting,
 )
+from methods.regroup import REGROUPS, regroup
 from methods.scoring import SCORERS, score_groups
 
 
@@ -48,11 +50,25 @@ class GroupingConfig:
     oracle: str = setting(
         "none", "the stage that ground truth replaces", source="ours", stage="predict", choices=("none", "semantic")
     )
+    regroup: str = setting(
+        "own",
+        "whose algorithm groups the pixels: the method's own, or one that works on any embedding (methods/regroup.py)",
+        source="ours",
+        stage="predict",
+        choices=REGROUPS,
+    )
+    regroup_threshold: float = setting(
+        0.0,
+        "largest distance from a group's centre to its pixels where regroup is not own, in units of the method's "
+        "embedding (of unit vectors: the chord; of spatial embeddings: `unit` pixels are 1); 0: what the method says",
+        source="ours",
+        stage="predict",
+    )
 
     def __post_init__(self) -> None:
         if self.input_scale <= 0:
             raise ValueError(f"input_scale must be positive, not {self.input_scale}")
-        for name in ("decoder_channels", "frozen_levels", "min_size"):
+        for name in ("decoder_channels", "frozen_levels", "min_size", "regroup_threshold"):
             if getattr(self, name) < (name == "decoder_channels"):
                 raise ValueError(f"{name} must not be {getattr(self, name)}")
 
@@ -87,6 +103,14 @@ class PixelGrouping(Method):
     def group(self, embedding: Embedding, truth: Truth | None) -> Groups:
         """Name and group the pixels of one image; ``truth`` is there when the config names a stage to replace."""
 
+    def named(self, embedding: Embedding) -> Embedding:
+        """``embedding`` with its class probabilities, for a network that gives none; timed as a part of grouping."""
+        return embedding
+
+    def features(self, embedding: Embedding) -> Features:
+        """What another method's algorithm groups (``config.regroup``): by default all channels, and the radius 1."""
+        return Features(embedding.pixels, radius=1.0)
+
     def semantics(self, embedding: Embedding, truth: Truth | None) -> Tensor:
         """(H, W) int64 class map to group within: the likeliest classes, or the true ones (oracle = semantic)."""
         if self.config.oracle != "semantic":
@@ -113,15 +137,22 @@ class PixelGrouping(Method):
         clock = _Clock(images.device)
         embeddings = self.embed(images, sizes)
         network = clock.lap() / max(len(embeddings), 1)
-        predictions = []
+        predictions, foreign = [], self.config.regroup != "own"
         for index, embedding in enumerate(embeddings):
             truth = None if oracle is None else Truth(oracle.semantic[index], oracle.instances[index])
-            groups = self.group(embedding, truth)
+            embedding = self.named(embedding)
+            groups = self._regroup(embedding, truth) if foreign else self.group(embedding, truth)
             grouping = clock.lap()
             instances = self.score(groups, embedding, truth)
             seconds = Seconds(network, grouping, clock.lap())
             predictions.append(self.result(embedding, groups, instances, seconds))
         return predictions
+
+    def _regroup(self, embedding: Embedding, truth: Truth | None) -> Groups:
+        config, semantic = self.config, self.semantics(embedding, truth)
+        features = self.features(embedding)
+        radius = config.regroup_threshold or features.radius
+        return regroup(config.regroup, features, semantic, embedding.probabilities, radius, config.min_size)
 
 
 def dense_network(config: GroupingConfig, channels: int) -> DenseNetwork:

@@ -8,14 +8,14 @@ from __future__ import annotations
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from methods.backbones import IMAGENET_MEAN, IMAGENET_STD, freeze, load_imagenet
-from methods.base import Batch, Instances, Method, MethodError, Prediction, Seconds, setting
+from methods.base import IGNORE, Batch, Instances, Method, MethodError, ObjectMasks, Prediction, Seconds, setting
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ class MaskRCNN(Method):
     paper = "Mask R-CNN (He et al. 2017)"
     tasks = frozenset({"instances"})
     Config = MaskRCNNConfig
+    overlapping = True
 
     def __init__(self, config: MaskRCNNConfig, num_classes: int) -> None:
         super().__init__(config, num_classes)
@@ -100,10 +101,10 @@ class MaskRCNN(Method):
         return self.model.backbone.encoder.parameters()
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        targets = [
-            instance_targets(instances, semantic)
-            for instances, semantic in zip(batch.instances, batch.semantic, strict=True)
-        ]
+        objects = batch.objects
+        if objects is None:
+            objects = map(objects_of_map, batch.instances, batch.semantic)
+        targets = [object_targets(one) for one in objects]
         return self.model(list(batch.images), targets)
 
     @torch.inference_mode()
@@ -121,28 +122,42 @@ class MaskRCNN(Method):
             if image.is_cuda:
                 torch.cuda.synchronize()
             seconds = Seconds(network=time.perf_counter() - start)
-            instances = Instances(masks[kept], found["labels"][kept], found["scores"][kept].clamp(0.0, 1.0))
+            scores = found["scores"][kept].clamp(0.0, 1.0)
+            instances = Instances(masks[kept], found["labels"][kept], scores, clipped(found["boxes"][kept], size))
             predictions.append(Prediction(instances, seconds=seconds))
         return predictions
 
 
-def instance_targets(instances: Tensor, semantic: Tensor) -> dict[str, Tensor]:
-    """torchvision's training target of one image.
+def objects_of_map(instances: Tensor, semantic: Tensor) -> ObjectMasks:
+    """The instances of one image, ids ascending, from ``instances`` (H, W) int64, 0 none, and ``semantic`` (H, W)."""
+    instances = torch.where((semantic == 0) | (semantic == IGNORE), 0, instances)
+    ids, index = instances.unique(return_inverse=True)
+    labels = torch.zeros_like(ids).scatter_reduce(0, index.flatten(), semantic.flatten(), "amax")  # all of one class
+    ids, labels = ids[ids > 0], labels[ids > 0]
+    return ObjectMasks(instances.unsqueeze(0) == ids.view(-1, 1, 1), labels)
 
-    ``instances`` (H, W) int64, 0 for none; ``semantic`` (H, W) int64. Gives ``masks`` (N, H, W) uint8, ``labels`` (N,)
-    int64 and ``boxes`` (N, 4) float32 as (x1, y1, x2, y2) with the right and lower edge past the last pixel.
+
+def object_targets(objects: ObjectMasks) -> dict[str, Tensor]:
+    """torchvision's training target of one image; objects without a pixel, left outside by a crop, are none.
+
+    Gives ``masks`` (N, H, W) uint8, ``labels`` (N,) int64 and ``boxes`` (N, 4) float32 as (x1, y1, x2, y2) with the
+    right and lower edge past the last pixel.
     """
-    ids = instances.unique()
-    ids = ids[ids > 0]
-    masks = instances.unsqueeze(0) == ids.view(-1, 1, 1)
-    labels = (masks * semantic).flatten(1).amax(1)  # an instance lies within one class
+    seen = objects.masks.flatten(1).any(1)
+    masks = objects.masks[seen]
     rows, columns = masks.any(2).to(torch.uint8), masks.any(1).to(torch.uint8)
-    height, width = instances.shape
+    height, width = objects.masks.shape[1:]
     # argmax gives the first of equals: the first and, from behind, the last line that the mask touches.
     boxes = torch.stack(
         [columns.argmax(1), rows.argmax(1), width - columns.flip(1).argmax(1), height - rows.flip(1).argmax(1)], dim=1
     )
-    return {"boxes": boxes.to(torch.float32), "labels": labels, "masks": masks.to(torch.uint8)}
+    return {"boxes": boxes.to(torch.float32), "labels": objects.labels[seen], "masks": masks.to(torch.uint8)}
+
+
+def clipped(boxes: Tensor, size: Sequence[int]) -> Tensor:
+    """``boxes`` (N, 4) as x1, y1, x2, y2, float32 within an image of ``size`` (height, width)."""
+    height, width = size
+    return torch.minimum(boxes.clamp(min=0.0), boxes.new_tensor([width, height, width, height])).float()
 
 
 class _Pyramid(nn.Module):

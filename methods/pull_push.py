@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from methods.base import IGNORE, Batch, Embedding, Groups, Truth, setting
+from methods.base import IGNORE, Batch, Embedding, Features, Groups, Truth, setting
 from methods.grouping import (
     GroupingConfig,
     PixelGrouping,
@@ -146,23 +146,20 @@ class PullPush(PixelGrouping):
             embeddings.append(Embedding(pixels, logits.softmax(0)))
         return embeddings
 
+    def features(self, embedding: Embedding) -> Features:
+        return Features(embedding.pixels, self.config.threshold)
+
     def group(self, embedding: Embedding, truth: Truth | None) -> Groups:
-        semantic = self.semantics(embedding, truth)
-        order = None
-        if self.config.seed_order == "random":
-            generator = torch.Generator().manual_seed(semantic.numel())
-            order = torch.randperm(semantic.numel(), generator=generator).to(semantic.device)
-        found = group_by_distance(
+        config, semantic = self.config, self.semantics(embedding, truth)
+        return center_groups(
             embedding.pixels,
             semantic,
-            threshold=self.config.threshold,
-            shift=self.config.grouping == "center_shift",
-            norm=self.config.norm,
-            order=order,
+            embedding.probabilities,
+            threshold=config.threshold,
+            shift=config.grouping == "center_shift",
+            norm=config.norm,
+            random=config.seed_order == "random",
         )
-        labels = semantic.flatten()[found.seeds]
-        confidence = embedding.probabilities.flatten(1)[labels, found.seeds]
-        return Groups(semantic, found.ids, labels, confidence)
 
 
 def pull_push_loss(
@@ -308,6 +305,29 @@ def group_by_distance(
         ids[pixels] = numbers
     found = (torch.tensor(values, dtype=torch.int64, device=flat.device) for values in (seeds, iterations))
     return DistanceGroups(ids.view_as(semantic), *found)
+
+
+def center_groups(
+    embedding: Tensor,
+    semantic: Tensor,
+    probabilities: Tensor,
+    *,
+    threshold: float,
+    shift: bool,
+    norm: int = 2,
+    random: bool = True,
+) -> Groups:
+    """`group_by_distance` with each group's class, and as its confidence the probability of that at the seed.
+
+    ``probabilities`` (C + 1, H, W). Where ``random``, the seeds' order is a function of the number of pixels.
+    """
+    order = None
+    if random:
+        generator = torch.Generator().manual_seed(semantic.numel())
+        order = torch.randperm(semantic.numel(), generator=generator).to(semantic.device)
+    found = group_by_distance(embedding, semantic, threshold=threshold, shift=shift, norm=norm, order=order)
+    labels = semantic.flatten()[found.seeds]
+    return Groups(semantic, found.ids, labels, probabilities.flatten(1)[labels, found.seeds])
 
 
 def _next_zero(values: Tensor, start: int, step: int = 4096) -> int | None:

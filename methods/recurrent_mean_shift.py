@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from methods.base import IGNORE, Batch, Embedding, Groups, Instances, Prediction, Seconds, Truth, setting
+from methods.base import IGNORE, Batch, Embedding, Features, Groups, Instances, Prediction, Seconds, Truth, setting
 from methods.grouping import GroupingConfig, PixelGrouping, balanced_cross_entropy, dense_network, resized
 
 _MOST = 500  # modes, and proposals, of an image: only an untrained network has more
@@ -25,10 +25,7 @@ _MOST = 500  # modes, and proposals, of an image: only an untrained network has 
 
 @dataclass(frozen=True)
 class RecurrentMeanShiftConfig(GroupingConfig):
-    """The paper's method. NV's: loss=means pixels=all train_loops=0 decode=seeds, with its margins and weights fixed.
-
-    A cell's embedding is a mean, its label that of its centre.
-    """
+    """NV's form: loss=means pixels=all train_loops=0 decode=seeds. A cell has its mean and its centre's label."""
 
     encoder: str = setting("resnet101", "timm name of the encoder", source="official demo3, demo4")
     dimension: int = setting(64, "channels of the embedding", source="poster")
@@ -146,6 +143,7 @@ class RecurrentMeanShift(PixelGrouping):
         self.bandwidth = config.bandwidth or (1.0 - config.margin) / 3.0
         if config.boundary:
             self.tasks = self.tasks | {"boundary"}
+        self.tasks = self.tasks - ({"proposals"} if config.regroup != "own" else set())  # sets of this method's modes
 
     def forward(self, images: Tensor) -> Outputs:
         pixels, classes, edges = self.network(images).split(self.channels, dim=1)
@@ -208,6 +206,9 @@ class RecurrentMeanShift(PixelGrouping):
             embeddings.append(SphereEmbedding(to_sphere(resized(cells, size), dim=0), probabilities, cells, boundary))
         return embeddings
 
+    def features(self, embedding: Embedding) -> Features:
+        return Features(embedding.pixels, 3.0 * self.bandwidth, spherical=True)
+
     def group(self, embedding: Embedding, truth: Truth | None) -> Groups:
         config, semantic = self.config, self.semantics(embedding, truth)
         points = embedding.cells.flatten(1).mT
@@ -236,8 +237,9 @@ class RecurrentMeanShift(PixelGrouping):
         return SphereGroups(semantic, ids, None, best[1:].clamp(0.0, 1.0), modes, first, worth)
 
     def result(self, embedding: Embedding, groups: Groups, instances: Instances, seconds: Seconds) -> Prediction:
-        config = self.config  # made here, because proposals are no part of the time that grouping takes
-        found = propose(groups.nearest, groups.worth, groups.modes, config.proposal_thresholds, config.min_size)
+        config, found = self.config, None  # made here: proposals are no part of the time that grouping takes
+        if isinstance(groups, SphereGroups):
+            found = propose(groups.nearest, groups.worth, groups.modes, config.proposal_thresholds, config.min_size)
         return Prediction(instances, groups.semantic.to(torch.uint8), embedding.boundary, seconds, found)
 
 
@@ -391,15 +393,16 @@ def mean_shift(
 def find_modes(points: Tensor, similar: float = 0.999) -> Tensor:
     """Where shifted points (N, D) have met: the means (M, D) of those with a cosine >= ``similar``, at most `_MOST`.
 
-    In the order of the points: the first that is left takes what is near it.
+    In the order of the points: the first that is left takes what is near it. Where they are more, as without any loop,
+    it begins anew, and twice the distance is near.
     """
-    means = []
-    while len(points) and len(means) < _MOST:
-        near = points @ points[0] >= similar
+    means, left = [], points
+    while len(left) and len(means) < _MOST:
+        near = left @ left[0] >= similar
         near[0] = True
-        means.append(points[near].mean(0))
-        points = points[~near]
-    return to_sphere(torch.stack(means))
+        means.append(left[near].mean(0))
+        left = left[~near]
+    return find_modes(points, 4.0 * similar - 3.0) if len(left) and similar > -1 else to_sphere(torch.stack(means))
 
 
 def gather(modes: Tensor, sizes: Tensor, threshold: float) -> Tensor:

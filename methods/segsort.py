@@ -20,6 +20,7 @@ from methods.base import (
     IGNORE,
     Batch,
     Embedding,
+    Features,
     Groups,
     Instances,
     MethodError,
@@ -85,6 +86,9 @@ class SegSortConfig(GroupingConfig):
         (1.0,), "image sizes whose votes add up; the code's: .5 to 1.75 by .25", source="official code", stage="predict"
     )
     flip: bool = setting(False, "add the mirrored image's votes", source="official code", stage="predict")
+    contours: bool = setting(
+        False, "predict the contours between segments as boundaries", source="ours", stage="predict"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -94,23 +98,20 @@ class SegSortConfig(GroupingConfig):
                 raise ValueError(f"{key} must be positive{', or 0' * (key in ('iterations', 'banks'))}, not {value}")
         if self.head == "softmax" and self.supervision == "segments":
             raise ValueError("head = softmax needs labels: supervision = segments is for head = segments")
+        if self.head == "softmax" and self.contours:
+            raise ValueError("head = softmax has no segments: contours is for head = segments")
         if not self.scales or min(self.scales) <= 0:
             raise ValueError(f"scales must be positive numbers, not {list(self.scales)}")
 
 
 @dataclass(frozen=True)
 class Views(Embedding):
-    """Unit embeddings of the image in each size and, with ``flip``, of its mirror image."""
+    """Unit embeddings; once they are `named`, ``probabilities`` are each class's part of the votes."""
 
-    views: tuple[tuple[Tensor, bool], ...] = ()  # (D, h, w) floating, and whether it is mirrored
-
-
-@dataclass(frozen=True)
-class Voted(Groups):
-    """Connected pieces of one class, and the votes that named them."""
-
-    shares: Tensor | None = None  # (C + 1, H, W) float32 in [0, 1], each class's part of the votes
-    retrieval: Retrieval | None = None
+    views: tuple[tuple[Tensor, bool], ...] = ()  # (D, h, w) of every size, and whether mirrored
+    own: int = 0  # the view of the image's own size, which ``pixels`` are of
+    segments: Tensor | None = None  # (H, W) int64 of that view
+    retrieval: Retrieval | None = None  # None without a bank
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,8 @@ class SegSort(PixelGrouping):
         channels = num_classes + 1 if config.head == "softmax" else config.dimension
         self.network = dense_network(config, channels)
         nothing = Prototypes(torch.zeros(0, config.dimension), *torch.zeros(2, 0, dtype=torch.int64))
+        if config.contours:
+            self.tasks = self.tasks | {"boundary"}
         self._keep("bank", nothing)  # of the training images, for prediction
         self._keep("memory", nothing)  # of the last batches, for the loss
 
@@ -211,45 +214,65 @@ class SegSort(PixelGrouping):
                 for found, output, size in zip(views, outputs, targets, strict=True):
                     place = [max(round(side * scale), 1) for side in size]
                     found.append((unit(resized(output, place), dim=0), mirrored))
-        background = torch.eye(self.num_classes + 1, 1, device=images.device).unsqueeze(2)  # `group` takes the votes
-        return [
-            Views(resized(found[0][0], size), background.expand(-1, *size), tuple(found))
-            for found, size in zip(views, targets, strict=True)
-        ]
+        background = torch.eye(self.num_classes + 1, 1, device=images.device).unsqueeze(2)  # `named` takes the votes
+        embeddings = []
+        for found, size in zip(views, targets, strict=True):
+            own = min(range(len(found)), key=lambda view: abs(found[view][0].shape[-1] - size[-1]))
+            pixels = unit(resized(found[own][0], size), dim=0)
+            embeddings.append(Views(pixels, background.expand(-1, *size), tuple(found), own))
+        return embeddings
 
-    def group(self, embedding: Embedding, truth: Truth | None) -> Groups:
-        size, shares, retrieval = embedding.probabilities.shape[-2:], embedding.probabilities, None
-        if isinstance(embedding, Views) and len(self.bank_classes):
-            found = [self._votes(*view, size) for view in embedding.views]
-            shares = torch.stack([votes for votes, _ in found]).mean(0)
-            plain = min(range(len(found)), key=lambda view: abs(embedding.views[view][0].shape[-1] - size[-1]))
-            retrieval = found[plain][1]  # of several views, that of the image's own size
-        semantic = self.semantics(replace(embedding, probabilities=shares), truth)
-        ids, labels = connected_pieces(semantic)
-        own = shares.gather(0, semantic.unsqueeze(0))[0]  # the best of a piece's votes is its confidence
-        confidence = own.new_zeros(len(labels) + 1).scatter_reduce(0, ids.flatten(), own.flatten(), "amax")[1:]
-        return Voted(semantic, ids, labels, confidence, shares, retrieval)
+    def named(self, embedding: Embedding) -> Embedding:
+        """The embedding with its segments and, where there is a bank, the shares of the votes as probabilities."""
+        if not isinstance(embedding, Views):
+            return embedding
+        size = embedding.probabilities.shape[-2:]
+        split = [self._segments(*view) for view in embedding.views]
+        segments = split[embedding.own][0]
+        if segments.shape != size:
+            segments = nn.functional.interpolate(segments[None, None].double(), size, mode="nearest-exact")[0, 0].long()
+        if not len(self.bank_classes):
+            return replace(embedding, segments=segments)
+        votes = [self._votes(*view) for view in split]
+        shares = torch.stack([resized(share, size) for share, _ in votes]).mean(0)
+        retrieval = replace(votes[embedding.own][1], segments=segments)
+        return replace(embedding, probabilities=shares, segments=segments, retrieval=retrieval)
 
-    def _votes(self, pixels: Tensor, mirrored: bool, size: torch.Size) -> tuple[Tensor, Retrieval]:
-        """(C + 1, *size) float32 shares of the votes by one view, and where they came from."""
-        bank, shape = self._kept("bank"), pixels.shape[-2:]
+    def _segments(self, pixels: Tensor, mirrored: bool) -> tuple[Tensor, Tensor]:
+        """(h, w) int64 segments 0..S-1 of one view, turned back, and their (S, D) mean directions."""
+        shape = pixels.shape[-2:]
         clusters = self._clusters(pixels, torch.ones(shape, dtype=torch.bool, device=pixels.device), shape)
         present, segments = clusters.unique(return_inverse=True)
-        queries = mean_directions(pixels.flatten(1).t(), segments, len(present))
-        similarities, rows = nearest(queries, bank.directions, self.config.neighbours)
+        directions = mean_directions(pixels.flatten(1).t(), segments, len(present))
+        return segments.view(shape).flip(-1) if mirrored else segments.view(shape), directions
+
+    def _votes(self, segments: Tensor, directions: Tensor) -> tuple[Tensor, Retrieval]:
+        """(C + 1, h, w) float32 shares of the votes for one view's segments, and where they came from."""
+        bank = self._kept("bank")
+        similarities, rows = nearest(directions, bank.directions, self.config.neighbours)
         classes = bank.classes[rows]
         shares = nn.functional.one_hot(classes, self.num_classes + 1).float().mean(1)  # (S, C + 1)
-        segments = segments.view(shape).flip(-1) if mirrored else segments.view(shape)
-        shares = resized(shares.t()[:, segments], size)
-        if shape != size:
-            segments = nn.functional.interpolate(segments[None, None].double(), size, mode="nearest-exact")[0, 0].long()
-        return shares, Retrieval(segments, rows, similarities, classes, bank.origin[rows])
+        return shares.t()[:, segments], Retrieval(segments, rows, similarities, classes, bank.origin[rows])
 
-    def score(self, groups: Groups, embedding: Embedding, truth: Truth | None) -> Instances:
-        return super().score(groups, replace(embedding, probabilities=groups.shares), truth)
+    def features(self, embedding: Embedding) -> Features:
+        if isinstance(embedding, Views):
+            return Features(embedding.pixels, radius=0.5, spherical=True)
+        return super().features(embedding)
+
+    def group(self, embedding: Embedding, truth: Truth | None) -> Groups:
+        semantic = self.semantics(embedding, truth)
+        ids, labels = connected_pieces(semantic)
+        own = embedding.probabilities.gather(0, semantic.unsqueeze(0))[0]
+        # The best of a piece's votes is its confidence.
+        confidence = own.new_zeros(len(labels) + 1).scatter_reduce(0, ids.flatten(), own.flatten(), "amax")[1:]
+        return Groups(semantic, ids, labels, confidence)
 
     def result(self, embedding: Embedding, groups: Groups, instances: Instances, seconds: Seconds) -> Prediction:
-        return replace(super().result(embedding, groups, instances, seconds), retrieval=groups.retrieval)
+        prediction = super().result(embedding, groups, instances, seconds)
+        if not isinstance(embedding, Views):
+            return prediction
+        boundary = contours(embedding.segments) if self.config.contours else None
+        return replace(prediction, boundary=boundary, retrieval=embedding.retrieval)
 
     def _keep(self, store: str, prototypes: Prototypes) -> None:
         with torch.inference_mode(False):  # or a bank built in inference mode could not be trained on or loaded into
@@ -424,6 +447,14 @@ def nearest(queries: Tensor, bank: Tensor, k: int, block: int = 64) -> tuple[Ten
         similarity = similarity.gather(1, rows)
     values, order = similarity.sort(descending=True, stable=True)
     return values[:, :k], rows.expand_as(order).gather(1, order[:, :k])
+
+
+def contours(segments: Tensor) -> Tensor:
+    """(H, W) float32: 1 where the right or lower neighbour of a pixel is in another of ``segments`` (H, W), else 0."""
+    edge = torch.zeros_like(segments, dtype=torch.bool)
+    edge[:, :-1] |= segments[:, :-1] != segments[:, 1:]
+    edge[:-1] |= segments[:-1] != segments[1:]
+    return edge.float()
 
 
 def connected_pieces(semantic: Tensor) -> tuple[Tensor, Tensor]:

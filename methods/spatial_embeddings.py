@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from methods.base import IGNORE, Batch, Embedding, Groups, Truth, setting
+from methods.base import IGNORE, Batch, Embedding, Features, Groups, Truth, setting
 from methods.erfnet import BranchedERFNet
 from methods.grouping import GroupingConfig, PixelGrouping, dense_network, resized
 from methods.scoring import SCORERS
@@ -98,6 +98,10 @@ class SpatialEmbeddingsConfig(GroupingConfig):
         for name in ("threshold", "foreground", "min_unclustered", "min_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in 0..1, not {getattr(self, name)}")
+        if self.oracle == "seeds" and self.regroup != "own":
+            raise ValueError(
+                f"oracle = seeds is a stage of this method's own grouping, not of regroup = {self.regroup}"
+            )
 
 
 class SpatialEmbeddings(PixelGrouping):
@@ -158,6 +162,9 @@ class SpatialEmbeddings(PixelGrouping):
             embeddings.append(Embedding(pixels, torch.cat([1.0 - seeds.amax(0, keepdim=True), seeds])))
         return embeddings
 
+    def features(self, embedding: Embedding) -> Features:
+        return Features(embedding.pixels[:2], self.config.fixed_margin / self.config.unit)
+
     def group(self, embedding: Embedding, truth: Truth | None) -> Groups:
         config, size = self.config, embedding.pixels.shape[1:]
         semantic = self.semantics(embedding, truth)
@@ -180,12 +187,7 @@ class SpatialEmbeddings(PixelGrouping):
                 )
             found += proposals
             labels += [label] * len(proposals)
-        if len(found) > _MOST:  # masks are dense: of an untrained network's thousands, the best
-            kept = sorted(sorted(range(len(found)), key=lambda index: -found[index].score)[:_MOST])
-            found, labels = [found[index] for index in kept], [labels[index] for index in kept]
-        masks = masks_of(found, semantic, overlapping=config.overlap == "proposals")
-        confidence = torch.tensor([proposal.score for proposal in found], device=masks.device)
-        return Groups(semantic, masks, torch.tensor(labels, dtype=torch.int64, device=masks.device), confidence)
+        return proposal_groups(found, labels, semantic, overlapping=config.overlap == "proposals")
 
 
 def start_from_margin(layer: nn.Module, bandwidths: int) -> None:
@@ -221,9 +223,9 @@ def pixel_grid(image: Tensor, unit: int = 1023) -> Tensor:
 
 
 def gaussian(places: Tensor, centre: Tensor, scale: Tensor) -> Tensor:
-    """phi = exp(-sum_d (e_d - C_d)^2 s_d), (...); ``places`` (2, ...), ``centre`` (2, ...), ``scale`` (1 or 2, ...).
+    """phi = exp(-sum_d (e_d - C_d)^2 s_d), (...); ``places`` (D, ...), ``centre`` (D, ...), ``scale`` (1 or D, ...).
 
-    ``scale`` is 1 / (2 sigma^2) = exp(10 times the network's output); with one, it is for both axes.
+    ``scale`` is 1 / (2 sigma^2) = exp(10 times the network's output); with one, it is for all axes; D is 2.
     """
     return torch.exp(-((places - centre).square() * scale).sum(0))
 
@@ -354,7 +356,7 @@ def cluster(
 ) -> list[Proposal]:
     """Sequential clustering (official Cluster.cluster) of one class, best seed first.
 
-    ``places`` (2, H, W) embeddings, ``sigmas`` (1 or 2, H, W), ``seeds`` (H, W) scores in [0, 1]. Grouped are the
+    ``places`` (D, H, W) embeddings, ``sigmas`` (1 or D, H, W), ``seeds`` (H, W) scores in [0, 1]. Grouped are the
     pixels above ``foreground`` (of ``allowed`` (H, W) bool, where given). While more than ``min_pixels`` of them are
     free: the free pixel of the highest score, the first of equals, is the seed, if it has ``threshold``; the proposal
     is all pixels, free or not, with phi > 1/2 around it, its own sigma giving the scale; it is kept if it has more than
@@ -387,7 +389,7 @@ def cluster(
         tile, place = (free[rows] == score).nonzero(as_tuple=True)
         first = (corner[rows[tile]] + inner[place]).argmin()
         tile, place = rows[tile[first]], place[first]
-        centre = points[:, tile, place].view(2, 1, 1)
+        centre = points[:, tile, place].view(-1, 1, 1)
         scale = torch.exp(10.0 * flat_sigmas[:, corner[tile] + inner[place]]).view(-1, 1, 1)
         free[tile, place] = 0.0
         # phi > 1/2 needs d^2 s < ln 2 = 0.693 on each axis. Rounding is monotonic: where the distance to the box of a
@@ -428,6 +430,19 @@ def cluster_with_truth(places: Tensor, sigmas: Tensor, seeds: Tensor, instances:
         held = gaussian(places, centre, scale) > 0.5
         found.append(Proposal(held.flatten().nonzero()[:, 0], seeds[mask].mean().item()))
     return found
+
+
+def proposal_groups(found: list[Proposal], labels: list[int], semantic: Tensor, *, overlapping: bool = True) -> Groups:
+    """An image's groups: the `masks_of` the proposals, of classes ``labels``, and their scores as confidence.
+
+    Of more than 1000 the best stay, the first of equals: an untrained network makes thousands, and masks are dense.
+    """
+    if len(found) > _MOST:
+        kept = sorted(sorted(range(len(found)), key=lambda index: -found[index].score)[:_MOST])
+        found, labels = [found[index] for index in kept], [labels[index] for index in kept]
+    masks = masks_of(found, semantic, overlapping=overlapping)
+    confidence = torch.tensor([proposal.score for proposal in found], device=masks.device)
+    return Groups(semantic, masks, torch.tensor(labels, dtype=torch.int64, device=masks.device), confidence)
 
 
 def masks_of(proposals: list[Proposal], image: Tensor, *, overlapping: bool = True) -> Tensor:

@@ -28,9 +28,11 @@ HELPERS = {
         "methods.backbones",
         "methods.erfnet",
         "methods.grouping",
+        "methods.regroup",
         "methods.scoring",
     },
-    "datasets": {"datasets", "datasets.base", "datasets.transforms", "datasets.files"},
+    # coco_json is what coco reads its annotation with.
+    "datasets": {"datasets", "datasets.base", "datasets.coco_json", "datasets.files", "datasets.transforms"},
     # voc_apr is what its errors and breakdowns explain, coco_ap what the engine computes a second time.
     "evaluation": {
         "evaluation",

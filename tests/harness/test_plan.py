@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
+from harness.keys import method_files
 from harness.names import UsageError
-from harness.plan import Request, load_method, method_files, plan, resolve
+from harness.plan import Request, load_method, plan, resolve
 from harness.store import STEPS, Store
 from harness.suite import load_suite, parse_overrides
 
@@ -52,7 +54,26 @@ def test_rows_that_differ_in_prediction_share_the_training(tmp_path: Path) -> No
 
 def test_method_files_follow_imports() -> None:
     names = {path.name for path in method_files(load_method("pull_push"))}
-    assert names == {"pull_push.py", "base.py", "backbones.py", "grouping.py", "scoring.py"}
+    assert names == {"pull_push.py", "base.py", "backbones.py", "grouping.py", "regroup.py", "scoring.py"}
+
+
+def test_a_borrowed_grouping_is_part_of_the_prediction_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Code that only a row with ``regroup`` borrows makes stale what that row predicts, and no training."""
+    import harness.keys as module
+
+    own, lent = keys(tmp_path), keys(tmp_path, "pull_push.regroup=mean_shift")
+    assert own["train"] == lent["train"]
+    real = module.code_digest
+
+    def changed(files: Iterable[Path]) -> str:
+        files = list(files)
+        return real(files) + "changed" * any(path.name == "recurrent_mean_shift.py" for path in files)
+
+    monkeypatch.setattr(module, "code_digest", changed)
+    assert keys(tmp_path) == own
+    again = keys(tmp_path, "pull_push.regroup=mean_shift")
+    assert again["train"] == lent["train"]
+    assert again["predict"] != lent["predict"]
 
 
 def test_a_method_file_that_does_not_load_is_explained(tmp_path: Path) -> None:

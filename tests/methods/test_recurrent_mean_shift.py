@@ -153,6 +153,30 @@ def test_modes_are_where_points_met() -> None:
     torch.testing.assert_close(modes, circle(0.25, 90), rtol=0, atol=2e-5)
 
 
+def test_points_that_never_met_have_modes_all_over() -> None:
+    # 2,000 points around the circle, none of which met: the first 500 in order would leave three quarters without.
+    points = circle(*(0.18 * number for number in range(2000)))
+    modes = find_modes(points, 1.0 - 1e-9)
+    assert len(modes) <= 500
+    assert (modes @ points.mT).amax(0).min() > math.cos(math.radians(4.0))
+    assert len(find_modes(torch.full((2000, 2), math.nan))) <= 500
+
+
+def test_groups_without_any_shift() -> None:
+    method = RecurrentMeanShift(RecurrentMeanShiftConfig(**{**SMALL, "stride": 2}, loops=0), 2).eval()
+    generator = torch.Generator().manual_seed(0)
+    instances = torch.zeros(64, 64, dtype=torch.int64)
+    instances[8:24, 8:24], instances[40:60, 36:60] = 1, 2
+    directions = torch.eye(3, method.config.dimension)[instances].movedim(-1, 0)
+    pixels = to_sphere(directions + 0.05 * torch.randn(directions.shape, generator=generator), dim=0)
+    probabilities = torch.nn.functional.one_hot((instances > 0).long(), 3).movedim(-1, 0).float()
+    cells = to_sphere(torch.nn.functional.avg_pool2d(pixels[None], 2)[0], dim=0)
+    groups = method.group(SphereEmbedding(pixels, probabilities, cells, None), None)
+    assert torch.equal(groups.masks > 0, instances > 0)
+    assert len(groups.masks.unique()) == 3
+    assert len(groups.masks[instances == 1].unique()) == len(groups.masks[instances == 2].unique()) == 1
+
+
 def test_the_largest_mode_gathers_first() -> None:
     # 0, 30 and 60 degrees with cosines .87 of neighbours, threshold .8: the middle takes both if it is the largest, one
     # end takes the middle alone.

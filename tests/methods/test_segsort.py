@@ -20,6 +20,7 @@ from methods.segsort import (
     SegSort,
     SegSortConfig,
     connected_pieces,
+    contours,
     first_argmax,
     locations,
     majority_prototypes,
@@ -324,12 +325,45 @@ def test_views_add_their_votes_in_the_place_they_saw() -> None:
     (embedding,) = method.embed(batch.images[:1], torch.tensor([[64, 48]]))
     shapes = [(tuple(pixels.shape[1:]), mirrored) for pixels, mirrored in embedding.views]
     assert shapes == [((64, 48), False), ((64, 48), True), ((32, 24), False), ((32, 24), True)]
-    groups = method.group(embedding, None)
-    torch.testing.assert_close(groups.shares.sum(0), torch.ones(64, 48))
+    named = method.named(embedding)
+    torch.testing.assert_close(named.probabilities.sum(0), torch.ones(64, 48))
     # What a view saw in its mirror image comes back to where it is.
-    plain, _ = method._votes(embedding.views[0][0], False, torch.Size((64, 48)))
-    turned, _ = method._votes(embedding.views[0][0], True, torch.Size((64, 48)))
+    plain, _ = method._votes(*method._segments(embedding.views[0][0], False))
+    turned, _ = method._votes(*method._segments(embedding.views[0][0], True))
     torch.testing.assert_close(turned, plain.flip(-1))
+
+
+def test_features_are_unit_vectors_of_the_images_own_view() -> None:
+    method, batch = build(scales=(0.5, 1.0)).eval(), scenes(1)
+    with torch.inference_mode():
+        (embedding,) = method.embed(batch.images, batch.sizes)
+        expected = unit(method.network(batch.images), dim=1)[0]
+    assert embedding.own == 1
+    features = method.features(embedding)
+    assert features.spherical
+    torch.testing.assert_close(features.points, expected)
+
+
+def test_contours_worked_by_hand() -> None:
+    # Row 0: the step from 0 to 1 counts once, on its left; below 1 there is a 2. Row 1 is the last: no lower neighbour.
+    assert contours(torch.tensor([[0, 0, 1], [0, 0, 2]])).tolist() == [[0, 1, 1], [0, 1, 0]]
+    assert contours(torch.zeros(3, 4, dtype=torch.int64)).sum() == 0
+
+
+def test_contours_are_a_task_and_need_no_bank() -> None:
+    assert "boundary" not in build().tasks
+    method, batch = build(contours=True, scales=(0.5,)).eval(), scenes(1)
+    assert "boundary" in method.tasks
+    sizes = torch.tensor([[96, 80]])
+    (prediction,) = method.predict(batch.images, sizes)
+    assert prediction.boundary.shape == (96, 80)
+    assert prediction.retrieval is None
+    method.prepare([batch])
+    (prediction,) = method.predict(batch.images, sizes)
+    assert torch.equal(prediction.boundary, contours(prediction.retrieval.segments))
+    assert 0 < prediction.boundary.mean() < 0.5
+    with pytest.raises(ValueError, match="head = softmax has no segments"):
+        SegSortConfig(head="softmax", contours=True)
 
 
 def test_softmax_baseline_groups_its_classes() -> None:

@@ -1,0 +1,284 @@
+"""COCO's annotation file as arrays: read and checked once, every mask as run lengths, then kept beside the cache."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import logging
+import os
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from datasets.base import IGNORE, DatasetError
+from datasets.files import file_digests, first_five
+
+_log = logging.getLogger(__name__)
+
+_FORMAT = 2  # of the cache; a file with another number is written anew
+_LONGEST = 7  # characters of one number in run lengths: 35 bits
+
+
+@dataclass(frozen=True)
+class Index:
+    """What an annotation file says: I images by ascending id (numbers before text), A annotations by image and place.
+
+    Arrays, because loader processes share them: reading a Python object changes its count of references, and so
+    copies its memory. Annotations of image i: ``first[i]`` up to ``first[i + 1]``; compressed run lengths of annotation
+    a: ``counts[begin[a] : begin[a + 1]]``.
+    """
+
+    image_ids: np.ndarray  # (I,) str
+    files: np.ndarray  # (I,) str
+    sizes: np.ndarray  # (I, 2) int64: height, width
+    first: np.ndarray  # (I + 1,) int64
+    labels: np.ndarray  # (A,) uint8
+    crowd: np.ndarray  # (A,) bool
+    areas: np.ndarray  # (A,) float64
+    boxes: np.ndarray  # (A, 4) float64: x, y, width, height
+    begin: np.ndarray  # (A + 1,) int64
+    counts: np.ndarray  # (bytes,) uint8
+    categories: np.ndarray  # (C,) str, by ascending id
+    category_ids: np.ndarray  # (C,) int64
+
+
+def open_index(path: Path, cache: Path | None) -> Index:
+    """Read the JSON ``path``, or what an earlier call kept of it beside ``cache`` as coco-DIGEST.npz.
+
+    ``cache`` also remembers the digest (see `datasets.files.file_digests`). What cannot be read or written there is
+    done without. Raises `DatasetError` for a JSON that is missing, broken or of another form, and for masks that do
+    not fit their image.
+    """
+    if cache is None:
+        return _parse(path)
+    stored = cache.with_name(f"coco-{file_digests([path], cache)[0]}.npz")
+    index = _read_index(stored)
+    if index is None:
+        index = _parse(path)
+        _write_index(stored, index)
+    return index
+
+
+def _read_index(stored: Path) -> Index | None:
+    try:
+        with np.load(stored, allow_pickle=False) as arrays:
+            if arrays["format"] == _FORMAT:
+                return Index(**{field.name: arrays[field.name] for field in fields(Index)})
+    except FileNotFoundError:
+        pass
+    except Exception as error:  # numpy raises whatever damaged bytes lead it to
+        _log.warning("%s: ignored, not a cache of annotations (%s: %s)", stored, type(error).__name__, error)
+    return None
+
+
+def _write_index(stored: Path, index: Index) -> None:
+    temporary = stored.with_name(f"{stored.name}.{os.getpid()}.tmp")
+    try:
+        stored.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            np.savez(file, format=np.array(_FORMAT), **vars(index))
+        os.replace(temporary, stored)
+    except OSError as error:
+        _log.warning("%s: annotations not remembered (%s)", stored, error)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _parse(path: Path) -> Index:
+    content = _read_json(path)
+    images, names = _images(path, content["images"]), _categories(path, content["categories"])
+    order = sorted(images, key=lambda image_id: (isinstance(image_id, str), image_id))
+    row_of = {image_id: row for row, image_id in enumerate(order)}
+    label_of = {number: label for label, number in enumerate(sorted(names), 1)}
+    rows, labels, crowd, areas, boxes, masks, bad = [], [], [], [], [], [], []
+    for place, entry in enumerate(content["annotations"]):
+        try:
+            rows.append(_known(entry, "image_id", row_of))
+            labels.append(_known(entry, "category_id", label_of))
+            crowd.append(_crowd(entry))
+            masks.append(_mask(entry.get("segmentation"), *images[entry["image_id"]][1:]))
+            areas.append(_area(entry, masks[-1]))
+            boxes.append(_box(entry, {"size": images[entry["image_id"]][1:], "counts": masks[-1]}))
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
+            bad.append(f"{_name(place, entry)}: {error}")
+    if bad:
+        raise DatasetError(f"{path}: {len(bad)} annotations cannot be used: {first_five(bad)}")
+    by_image = np.argsort(np.array(rows, np.int64), kind="stable")
+    masks = [masks[number] for number in by_image.tolist()]
+    return Index(
+        image_ids=np.array([str(image_id) for image_id in order]),
+        files=np.array([images[image_id][0] for image_id in order]),
+        sizes=np.array([images[image_id][1:] for image_id in order], np.int64),
+        first=np.searchsorted(np.array(rows, np.int64)[by_image], np.arange(len(order) + 1)),
+        labels=np.array(labels, np.uint8)[by_image],
+        crowd=np.array(crowd, np.bool_)[by_image],
+        areas=np.array(areas, np.float64)[by_image],
+        boxes=np.array(boxes, np.float64).reshape(-1, 4)[by_image],
+        begin=np.cumsum([0, *map(len, masks)]),
+        counts=np.frombuffer(b"".join(masks), np.uint8),
+        categories=np.array([names[number] for number in sorted(names)]),
+        category_ids=np.array(sorted(names), np.int64),
+    )
+
+
+def _read_json(path: Path) -> dict[str, list[Any]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"{path}: is not valid JSON, or was not copied completely ({error})") from error
+    names = ("images", "annotations", "categories")
+    if not isinstance(content, dict) or not all(isinstance(content.get(name), list) for name in names):
+        raise DatasetError(f"{path}: is not a COCO annotation file; it needs the lists {', '.join(names)}")
+    return content
+
+
+def _images(path: Path, entries: list[Any]) -> dict[int | str, tuple[str, int, int]]:
+    """File name, height and width by id."""
+    found: dict[int | str, tuple[str, int, int]] = {}
+    texts = set()
+    for place, entry in enumerate(entries):
+        entry = entry if isinstance(entry, dict) else {}
+        image_id, name, height, width = (entry.get(key) for key in ("id", "file_name", "height", "width"))
+        where = f"{path}, image {place} (id {image_id!r})"
+        if type(image_id) not in (int, str) or not _is_plain(str(image_id)) or str(image_id) in texts:
+            raise DatasetError(f"{where}: the id must be a number or plain text, and no other image may have it")
+        if not all(type(side) is int and side > 0 for side in (height, width)) or height * width >= 2**31:
+            raise DatasetError(f"{where}: height {height!r} and width {width!r} must be those of the image, in pixels")
+        file = PurePosixPath(name) if isinstance(name, str) and _is_plain(name) else PurePosixPath()
+        if not file.name or file.is_absolute() or ".." in file.parts:
+            raise DatasetError(f"{where}: file_name is {name!r}; it must be a path below the folder of the images")
+        texts.add(str(image_id))
+        found[image_id] = (str(file), height, width)
+    if not found:
+        raise DatasetError(f"{path} holds no images")
+    return found
+
+
+def _is_plain(text: str) -> bool:
+    """Whether files and terminals can take it: no control characters, no halves of surrogate pairs."""
+    return not any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text)
+
+
+def _categories(path: Path, entries: list[Any]) -> dict[int, str]:
+    names: dict[int, str] = {}
+    for place, entry in enumerate(entries):
+        entry = entry if isinstance(entry, dict) else {}
+        number, name = entry.get("id"), entry.get("name")
+        if type(number) is not int or number in names or not isinstance(name, str) or name in names.values():
+            raise DatasetError(f"{path}, category {place}: id {number!r} or name {name!r} is of no use or occurs twice")
+        if not name.isprintable():
+            raise DatasetError(f"{path}, category {place}: the name {name!r} cannot be printed")
+        names[number] = name
+    if not 0 < len(names) < IGNORE:
+        raise DatasetError(f"{path} has {len(names)} categories; a map of labels holds 1 to {IGNORE - 1}")
+    return names
+
+
+def _name(place: int, entry: Any) -> str:
+    if not isinstance(entry, dict):
+        return f"annotation {place}"
+    return f"annotation {entry.get('id', place)!r} (image {entry.get('image_id')!r})"
+
+
+def _known(entry: Any, key: str, number_of: Mapping[Any, int]) -> int:
+    if not isinstance(entry, dict):
+        raise ValueError("it is no object with fields")
+    value = entry.get(key)
+    if type(value) not in (int, str) or value not in number_of:
+        some = ", ".join(map(repr, itertools.islice(number_of, 5)))
+        raise ValueError(f"unknown {key} {value!r}; there are {some}{', ...' if len(number_of) > 5 else ''}")
+    return number_of[value]
+
+
+def _crowd(entry: Mapping[str, Any]) -> bool:
+    value = entry.get("iscrowd", 0)
+    if value not in (0, 1):
+        raise ValueError(f"iscrowd is {value!r}, not 0 or 1")
+    return bool(value)
+
+
+def _area(entry: Mapping[str, Any], counts: bytes) -> float:
+    if "area" not in entry:
+        return float(runs(counts)[1::2].sum())
+    value = entry["area"]
+    if type(value) not in (int, float) or not 0 <= value < 1e300:
+        raise ValueError(f"area is {value!r}, not a number of 0 or more")
+    return float(value)
+
+
+def _box(entry: Mapping[str, Any], mask: dict[str, Any]) -> list[float]:
+    """As annotated, or else around the mask."""
+    if "bbox" not in entry:
+        return coco_mask.toBbox(mask).tolist()
+    value = entry["bbox"]
+    if not isinstance(value, list) or len(value) != 4 or not all(type(number) in (int, float) for number in value):
+        raise ValueError(f"bbox is {value!r}, not [x, y, width, height]")
+    if not all(abs(number) < 1e9 for number in value) or min(value[2:]) < 0:  # a NaN is neither
+        raise ValueError(f"bbox is {value!r}; width and height must not be negative, and all numbers finite")
+    return [float(number) for number in value]
+
+
+def _mask(region: Any, height: int, width: int) -> bytes:
+    """Compressed run lengths of a segmentation: polygons, or run lengths of either kind. ValueError for any other."""
+    if isinstance(region, dict):
+        counts = region.get("counts")
+        if region.get("size") != [height, width]:
+            raise ValueError(f"its mask is of size {region.get('size')!r}, the image [{height}, {width}]")
+        if isinstance(counts, str):
+            packed = counts.encode("utf-8", errors="surrogatepass")
+            lengths = runs(packed)
+        else:
+            lengths = _numbers(counts)
+            if (lengths != np.floor(lengths)).any():
+                raise ValueError("its mask has runs that are no whole numbers")
+            packed = b""
+        if lengths.min(initial=0) < 0 or lengths.max(initial=0) > height * width or lengths.sum() != height * width:
+            raise ValueError(f"the runs of its mask do not add up to the image's {height * width} pixels")
+        return packed or coco_mask.frPyObjects(region, height, width)["counts"]
+    parts = [_numbers(part) for part in region] if isinstance(region, list) else []
+    if any(len(part) % 2 for part in parts):
+        raise ValueError("a polygon needs x and y of each point: [x, y, x, y, x, y, ...]")
+    parts = [part for part in parts if len(part) >= 6]
+    if not parts:
+        raise ValueError("it has no mask; segmentation must be polygons of three points or more, or run lengths")
+    # Drawing takes time and memory with the length of the outline.
+    if not max(np.abs(part).max() for part in parts) <= 10 * max(height, width):
+        raise ValueError(f"a polygon lies far outside of the image of [{height}, {width}]")
+    drawn = coco_mask.frPyObjects(parts, height, width)
+    return (drawn[0] if len(drawn) == 1 else coco_mask.merge(drawn))["counts"]
+
+
+def _numbers(values: Any) -> np.ndarray:
+    array = np.array(values if isinstance(values, list) else None)
+    if array.ndim != 1 or array.dtype.kind not in "if":
+        raise ValueError("segmentation must be polygons [[x, y, x, y, ...], ...] or run lengths {size, counts}")
+    return array
+
+
+def runs(counts: bytes) -> np.ndarray:
+    """Lengths (R,) int64 of the runs, background first, in COCO's compressed text; ValueError for other text.
+
+    A number is a series of characters 48 + b: five bits of b are its value, least first and the last one's highest the
+    sign, and the sixth says that more follow. From the fourth on it is the difference to the number two before.
+    """
+    bits = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
+    if not len(bits) or bits.min() < 0 or bits.max() > 63 or bits[-1] > 31:
+        raise ValueError("its counts are not compressed run lengths")
+    last = np.flatnonzero(bits < 32)
+    first = np.concatenate([[0], last[:-1] + 1])
+    size = last - first + 1
+    if size.max() > _LONGEST:
+        raise ValueError("its counts hold a number that no image reaches")
+    place = np.arange(len(bits)) - np.repeat(first, size)
+    lengths = np.add.reduceat((bits & 31) << 5 * place, first) - ((bits[last] & 16) << (5 * size - 4))
+    lengths[1::2] = np.cumsum(lengths[1::2])
+    lengths[2::2] = np.cumsum(lengths[2::2])
+    return lengths
