@@ -31,7 +31,7 @@ from pycocotools.coco import COCO
 from voc_layout import check, message
 
 from datasets import coco_json, open_split
-from datasets.base import Objects
+from datasets.base import DatasetError, Objects
 from datasets.coco import Coco, paint
 from datasets.coco_json import runs
 
