@@ -16,7 +16,7 @@ import torch
 
 from datasets.base import Dataset, DatasetError
 from datasets.transforms import fitted
-from harness.keys import method_files
+from harness.keys import method_files, stage_config
 from harness.plan import Cell, load_method, open_data
 from harness.provenance import environment
 from harness.settings import Settings, TrainSettings, build_config
@@ -26,6 +26,7 @@ from methods.base import Batch, Method
 from methods.grouping import PixelGrouping
 
 SIDES = (64, 128)  # pixels; multiples of 32, and large enough for every backbone's last level
+_TRIES = 3
 _BATCH = 2  # batch normalisation of one image of one pixel has no variance
 _PROCESS = 600e6  # bytes of a process that has loaded torch; measured on Linux
 _OPTIMISER = 4  # float32 numbers kept for a weight: itself, its gradient, two moments
@@ -95,9 +96,8 @@ def _remembered(settings: Settings, categories: int, store: Store) -> Probe:
     """The probe of this method with these settings on this machine; kept beside the digests of files."""
     method = load_method(settings.method)
     machine = environment(torch.cuda.is_available())
-    key = digest(
-        method.name, code_digest(method_files(method)), settings.config, categories, machine.processor, machine.gpu
-    )
+    kept = stage_config(method, settings.config)["train"]  # rows that differ in prediction share it
+    key = digest(method.name, code_digest(method_files(method)), kept, categories, machine.processor, machine.gpu)
     file = store.file_digests.with_name(f"probe-{key}.json")
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
@@ -118,7 +118,7 @@ def measure(method: Method, settings: TrainSettings) -> Probe:
     own = {parameter.untyped_storage().data_ptr() for parameter in method.parameters()}
     optimizer = make_optimizer(method, settings)
     steps, kept, forwards = [], [], []
-    for side in (SIDES[0], *SIDES):  # the first one warms up
+    for side in SIDES:
         batch = _noise(side, method.num_classes).to(device)
         sizes: dict[int, int] = {}
 
@@ -126,7 +126,8 @@ def measure(method: Method, settings: TrainSettings) -> Probe:
             sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
             return tensor
 
-        def step(batch: Batch = batch, keep: Callable = keep) -> None:
+        def step(batch: Batch = batch, keep: Callable = keep, sizes: dict[int, int] = sizes) -> None:
+            sizes.clear()
             with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
                 loss = sum(method.loss(batch).values())
             optimizer.zero_grad(set_to_none=True)
@@ -140,9 +141,9 @@ def measure(method: Method, settings: TrainSettings) -> Probe:
         forwards.append(_seconds(lambda batch=batch: _forward(method, batch)))
     weights = sum(parameter.numel() * parameter.element_size() for parameter in method.parameters())
     return Probe(
-        _line([_BATCH * side**2 for side in SIDES], steps[1:]),
-        _line([_BATCH * side**2 for side in SIDES], kept[1:]),
-        _line([side**2 for side in SIDES], forwards[1:]),
+        _line([_BATCH * side**2 for side in SIDES], steps),
+        _line([_BATCH * side**2 for side in SIDES], kept),
+        _line([side**2 for side in SIDES], forwards),
         weights,
     )
 
@@ -167,11 +168,15 @@ def _noise(side: int, categories: int) -> Batch:
 
 
 def _seconds(run: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    run()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+    """Of the fastest of some runs: the first one builds what later ones use, and others may use the machine."""
+    found = []
+    for _ in range(_TRIES):
+        start = time.perf_counter()
+        run()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        found.append(time.perf_counter() - start)
+    return min(found)
 
 
 def _line(pixels: list[int], values: list[float]) -> Line:
@@ -182,8 +187,8 @@ def _line(pixels: list[int], values: list[float]) -> Line:
     return Line(max(values[1] - slope * pixels[1], 0.0), slope)
 
 
-def describe(cell: Cell, data_root: Path | None, store: Store) -> str:
-    """For a person: "train 3 min, network 20 s, 1.4 GB", or why not."""
+def describe(cell: Cell, data_root: Path | None, store: Store, shared: bool = False) -> str:
+    """For a person: "train 3 min, network 20 s, 1.4 GB", or why not; ``shared``: an earlier cell trains for it, too."""
     if {"train", "predict"} <= set(cell.finished()):
         return ""
     try:
@@ -192,7 +197,8 @@ def describe(cell: Cell, data_root: Path | None, store: Store) -> str:
         return f"unknown: {error}"
     except Exception as error:  # a stranger's method, on images it was not made for
         return f"unknown: {type(error).__name__}: {error}"
-    parts = [f"train {_duration(found.train)}"] if found.train else []
+    train = "train shared" if shared else f"train {_duration(found.train)}"
+    parts = [train] if found.train else []
     return ", ".join([*parts, f"network {_duration(found.predict)}", f"{found.memory / 1e9:.1f} GB"])
 
 

@@ -13,6 +13,7 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from datasets.base import Dataset
 from harness.settings import Settings
@@ -44,8 +45,7 @@ def step_keys(
     settings: Settings, method: type[Method], splits: Splits, others: Mapping[str, Dataset]
 ) -> dict[str, str]:
     """The keys of train, predict and evaluate; ``others`` are the splits of later stages."""
-    stages = {field.name: field.metadata.get("stage", "train") for field in dataclasses.fields(method.Config)}
-    config = {stage: {n: v for n, v in settings.config.items() if stages[n] == stage} for stage in ("train", "predict")}
+    config = stage_config(method, settings.config)
     source = method_files(method)
     training_source = [path for path in source if path not in _PREDICTION_ONLY]
     borrowed = ALGORITHMS.get(settings.config.get("regroup", "own"))
@@ -63,6 +63,12 @@ def step_keys(
     )  # fmt: skip
     evaluate = digest("evaluate", predict, _code("evaluate"), settings.evaluate.model_dump())
     return {"train": train, "predict": predict, "evaluate": evaluate}
+
+
+def stage_config(method: type[Method], config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """A method's settings by what depends on them: the training ("train"), or the prediction alone ("predict")."""
+    stages = {field.name: field.metadata.get("stage", "train") for field in dataclasses.fields(method.Config)}
+    return {stage: {n: v for n, v in config.items() if stages[n] == stage} for stage in ("train", "predict")}
 
 
 @functools.cache

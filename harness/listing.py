@@ -22,10 +22,12 @@ from harness.sweep import Job, make_job, read_record
 def show_plan(job: Job, console: Console) -> None:
     """Cells with the state of their steps, then the settings that each one resolves to."""
     _print(console, f"suite {job.suite.name}, preset {job.preset_name}: {job.preset.description}")
-    estimates = []
+    estimates, trained = [], set()
     with bar(console, "estimating time and memory", len(job.cells)) as advance:
         for number, cell in enumerate(job.cells, 1):
-            estimates.append(estimate.describe(cell, job.data_root, job.store))
+            shared = cell.folders["train"] in trained
+            trained.add(cell.folders["train"])
+            estimates.append(estimate.describe(cell, job.data_root, job.store, shared))
             advance(number)
     _print(console, _cells(job.cells, estimates))
     _print(console, "estimates: from small images of noise on this machine, without loading, grouping and judging")
