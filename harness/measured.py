@@ -95,8 +95,17 @@ def fps(predict: PredictCost) -> float:
     return 1000.0 / time if time > 0 else math.nan
 
 
+def step_seconds(train: TrainCost) -> float:
+    """Seconds of a training step, all of the training's over its steps: loading and preparing included."""
+    return train.seconds / train.steps
+
+
 _PARTS = {"train": TrainCost, "predict": PredictCost}
-_DERIVED = {"cost.predict.milliseconds": milliseconds, "cost.predict.fps": fps}
+_DERIVED = {
+    "cost.predict.milliseconds": milliseconds,
+    "cost.predict.fps": fps,
+    "cost.train.step_seconds": step_seconds,
+}
 # Every cost by its name in a suite: the numbers of the record, and those made of them.
 COSTS = (
     *(

@@ -108,14 +108,15 @@ class Stage(Spec):
 class TrainSettings(Spec):
     """The recipe of one training. ``steps`` of ``batch_size`` images; learning rates follow ``schedule``.
 
-    ``pretrained_rate`` multiplies the rate of parameters that start pretrained; ``clip`` is the largest gradient norm
-    (0: no clipping). Augmentation, in this order: ``border`` pixels, at most, are cut off at each side; the image is
-    resized so that its shorter side is one of ``short_side`` but its longer side no longer than ``long_side`` (with
-    ``long_side`` alone: to it; 0 and empty: not), then by a factor from the range ``scale``, its longer side kept to
-    ``longest`` (0: any); turned by up to ``rotation`` degrees; cut to ``crop`` in pixels (0: not), centred on a random
-    instance with ``around_instances``; mirrored with probability ``flip``; its colours changed by ``color`` (0..1),
-    ``gamma`` (largest |log|) and ``gain`` (of each channel, 0..1). ``chance`` is the probability of each of scale,
-    rotation, gamma and gain. Images of a batch that differ in size are padded to the largest. With
+    ``pretrained_rate`` multiplies the rate of parameters that start pretrained (0: they stay as they are, with their
+    normalisation's statistics); ``clip`` is the largest gradient norm (0: no clipping). Augmentation, in this order:
+    ``border`` pixels, at most, are cut off at each side; the image is turned by up to ``rotation`` degrees; resized so
+    that its shorter side is one of ``short_side`` but its longer side no longer than ``long_side`` (with ``long_side``
+    alone: to it; 0 and empty: not), times a factor from the range ``scale``, its longer side kept to ``longest`` (0:
+    any); cut to ``crop`` in pixels (0: not), centred on a random instance with ``around_instances``; mirrored with
+    probability ``flip``; its colours changed by ``color`` (0..1), ``gamma`` (largest |log|) and ``gain`` (of each
+    channel, 0..1). ``chance`` is the probability of each of rotation, scale, gamma and gain. Images of a batch that
+    differ in size are padded to the largest. With
     ``frozen_statistics`` batch normalisation keeps its running mean and variance. ``then`` are
     later stages, such as a fine-tuning on larger crops at a lower rate. Methods that look at the training images once
     more after training (`Method.prepare`) see ``prepare_images`` of them (0: all), resized to ``prepare_side`` pixels

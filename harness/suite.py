@@ -17,11 +17,17 @@ SUITES = ROOT / "suites"
 
 
 class Reported(Spec):
-    """Selects values of results/reported/FILE.csv: every field given must equal the CSV's column."""
+    """Selects values of results/reported/FILE.csv: every field given must equal the CSV's column.
+
+    ``not_comparable`` says why a measured row cannot be held against them, where it cannot; where the data have all the
+    options ``unless``, it can.
+    """
 
     file: str
     where: dict[str, str]
     caption: str = ""
+    not_comparable: str = ""
+    unless: dict[str, str] = {}
 
 
 class Row(Spec):

@@ -24,6 +24,9 @@ from harness.reported import check_reported
 from harness.store import STEPS, Store, digest, write_file, write_text
 from harness.suite import Preset, Suite, load_suite
 
+# What --set may change without making a recipe another one: how it runs, its intervals, and regions that papers have.
+HARMLESS = {"train.workers", "evaluate.resamples", "evaluate.confidence", "data.regions"}
+
 
 @dataclass(frozen=True)
 class Job:
@@ -202,6 +205,7 @@ def _show_tables(job: Job, records: Sequence[Record], console: Console) -> None:
     """Write every table and plot of the suite; print those that have something to show, or were asked for."""
     folder, changed = tables_folder(job), changes(job)
     notes = [f"changed with --set: {', '.join(changed)}"] if changed else []
+    reason = "settings changed with --set" if set(job.overrides) - HARMLESS else ""
     rows = {**job.suite.rows, **{cell.settings.row: cell.row for cell in job.cells}}
     kept = [record for record in (read_record(cell.record) for cell in job.others) if record is not None]
     known = [*records, *kept]
@@ -209,7 +213,7 @@ def _show_tables(job: Job, records: Sequence[Record], console: Console) -> None:
     own = [row for row in rows if row not in job.suite.rows]  # a method of the person's own belongs into every table
     for name, table in job.suite.tables.items():
         table = table.model_copy(update={"rows": (*table.rows, *own)}) if table.rows else table
-        drawn = tables.draw(table, rows, job.preset, known, notes)
+        drawn = tables.draw(table, rows, job.preset, known, notes, reason)
         for suffix, text in (
             ("md", drawn.markdown()),
             ("csv", drawn.csv()),

@@ -41,9 +41,16 @@ class _Line:
 
 
 def draw(
-    table: Table, rows: Mapping[str, Row], preset: Preset, records: Sequence[Record], extra: Sequence[str] = ()
+    table: Table,
+    rows: Mapping[str, Row],
+    preset: Preset,
+    records: Sequence[Record],
+    extra: Sequence[str] = (),
+    reason: str = "",
 ) -> Drawn:
     """The table from the records at hand; ``extra`` are footnotes of this run.
+
+    ``reason`` says why nothing of this run can be held against a paper (empty: it can).
 
     First the rows that only papers have. Then the table's rows, each on each of its data sets, below a line with what
     the paper reports for it, where it does. A row whose cells all failed says why, one without a record "not run".
@@ -52,7 +59,7 @@ def draw(
     shown = list(lines(rows, table.rows, preset, table.data))
     used = [one for name, _, data in shown for data_name in data for one in of_cell(records, name, data_name)]
     asked = len({one.settings.seed for one in used})
-    found = list(_lines(table, shown, preset, used))
+    found = list(_lines(table, shown, preset, used, reason))
     verdicts = table.compare == "verdict"
     body = []
     for line in found:
@@ -66,7 +73,11 @@ def draw(
 
 
 def _lines(
-    table: Table, shown: Sequence[tuple[str, Row, list[str]]], preset: Preset, records: Sequence[Record]
+    table: Table,
+    shown: Sequence[tuple[str, Row, list[str]]],
+    preset: Preset,
+    records: Sequence[Record],
+    changed: str,
 ) -> Iterator[_Line]:
     several = len({name for _, _, data in shown for name in data}) > 1
     for only in table.reported_rows:
@@ -79,7 +90,7 @@ def _lines(
         for data_name in data:
             title = f"{row.title}, {data_name}" if several else row.title
             chosen = of_cell(records, name, data_name)
-            reason = _not_comparable(row, preset, data_name, finished(chosen))
+            reason = changed or _not_comparable(row, reported, preset, data_name, finished(chosen))
             line = _measured_line(title, data_name, chosen, _entries(reported, table), reason, row.not_comparable)
             without = table.compare == "none" and line.status == "ok"
             yield dataclasses.replace(line, verdict="") if without else line
@@ -94,12 +105,16 @@ def _paper_line(title: str, caption: str, reported: Reported, table: Table) -> _
     return _Line(title, "", "reported", 0, tuple(_entries(reported, table)), "reported")
 
 
-def _not_comparable(row: Row, preset: Preset, data_name: str, done: Sequence[Record]) -> str:
+def _not_comparable(row: Row, reported: Reported | None, preset: Preset, data_name: str, done: Sequence[Record]) -> str:
     """Why the row's numbers cannot be held against a paper's; empty where they can."""
     official = preset.data[data_name].official_images
     images = done[0].evaluation.images if done else official
     other = f"{images} images, not the official {official}" if official and images != official else ""
-    return other or preset.not_comparable or row.not_comparable
+    own = "" if reported is None else reported.not_comparable
+    if own and reported.unless and done:
+        data = done[0].settings.data
+        own = "" if all(str(data.get(key)) == value for key, value in reported.unless.items()) else own
+    return other or preset.not_comparable or row.not_comparable or own
 
 
 def _measured_line(

@@ -98,14 +98,16 @@ def _run(
     report: Callable[[int], None],
 ) -> dict[str, float]:
     """One stage: an optimiser and a schedule of its own. Returns the loss terms of its last step."""
+    frozen = freeze_pretrained(model.module) if settings.pretrained_rate == 0 else []
     optimizer = make_optimizer(model.module, settings)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(settings, step))
     optimizer = fabric.setup_optimizers(optimizer)
     model.train()
-    if settings.frozen_statistics:
-        for module in model.modules():
-            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-                module.eval()
+    still = {id(parameter) for parameter in frozen}
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            still_too = any(id(parameter) in still for parameter in module.parameters(recurse=False))
+            module.train(not (settings.frozen_statistics or still_too))
     stream = TrainStream(
         data, settings.steps * settings.batch_size, seed, augmentation(settings), first_image, model.module.overlapping
     )
@@ -133,7 +135,17 @@ def _run(
         if step % 10 == 0 or step == settings.steps:
             losses = {name: float(value.detach()) for name, value in terms.items()}
             report(step)
+    for parameter in frozen:
+        parameter.requires_grad_(True)
     return losses
+
+
+def freeze_pretrained(method: Method) -> list[torch.nn.Parameter]:
+    """Let nothing that starts pretrained learn; returns the parameters that did before."""
+    frozen = [parameter for parameter in method.pretrained_parameters() if parameter.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    return frozen
 
 
 def _as_they_are(data: Dataset, settings: TrainSettings) -> Iterator[Batch]:

@@ -14,10 +14,12 @@ from datasets.shapes import Shapes
 from datasets.transforms import Augmentation
 from harness.batches import TrainStream
 from harness.cell import CellPlan, Reporter, run_cell
-from harness.plan import Request, plan, resolve
+from harness.plan import Request, load_method, plan, resolve
 from harness.record import TrainCost, read_summary
+from harness.settings import build_config
 from harness.store import STEPS, Store
 from harness.suite import load_suite, parse_overrides
+from harness.train import build_method
 
 # Two stages, the second with larger crops, a lower rate and the statistics of the first.
 STAGED = [
@@ -66,6 +68,27 @@ def test_a_later_stage_goes_on_with_the_weights_and_keeps_the_statistics(tmp_pat
     moved = [name for name, tensor in costs[3].items() if not torch.equal(tensor, costs[5][name])]
     assert any(name.endswith("weight") for name in moved)
     assert not any("running" in name for name in moved)
+
+
+def test_what_starts_pretrained_can_stay_as_it_is_for_a_stage(tmp_path: Path) -> None:
+    """With pretrained_rate = 0 no weight and no statistic of the encoder moves, and a later stage moves them again."""
+    frozen = ["train.pretrained_rate=0", "pull_push.frozen_levels=0"]
+    later = "train.then=[{steps = 2, pretrained_rate = 1}]"
+    outcome(tmp_path / "run", "pull_push_shift", *frozen)
+    outcome(tmp_path / "run", "pull_push_shift", *frozen, later)
+    folders = sorted((tmp_path / "run" / "steps" / "train").iterdir())
+    weights = {read_summary(folder, TrainCost).steps: load_file(folder / "weights.safetensors") for folder in folders}
+    request = Request(methods=["pull_push_shift"], overrides=parse_overrides([*TINY, *frozen]))
+    (_, settings) = resolve(load_suite("shapes"), request)[2][0]
+    method_class = load_method("pull_push")
+    method = build_method(method_class, build_config(method_class.Config, settings.config, "x"), 6, 0)
+    method.initialise()
+    first = method.state_dict()
+    encoder = [name for name in first if ".encoder." in name and first[name].is_floating_point()]
+    assert any("running_mean" in name for name in encoder)
+    assert all(torch.equal(first[name], weights[3][name]) for name in encoder)
+    assert not all(torch.equal(first[name], weights[5][name]) for name in encoder if name.endswith("weight"))
+    assert not all(torch.equal(first[name], weights[3][name]) for name in first if ".decoder." in name)
 
 
 def test_images_of_a_later_stage_follow_those_of_the_first() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import math
 
@@ -146,6 +147,20 @@ def test_rows_that_are_not_comparable_have_no_difference(preset: Preset, row: di
     assert found.body[1] == ("A", "24.9 ± 10.0", f"not comparable: {why}")
     assert numbers(found)[1]["delta"] == ""
     assert numbers(found)[1]["column_verdict"] == "not comparable"
+
+
+def test_a_papers_value_may_not_fit_a_row_unless_the_data_have_what_it_needs() -> None:
+    strict = PAPER.model_copy(update={"not_comparable": "other regions", "unless": {"regions": "hed"}})
+    plain = record("a", 0.249)
+    with_regions = plain.model_copy(update={"settings": dataclasses.replace(plain.settings, data={"regions": "hed"})})
+    verdicts = [drawn({"a": A}, [one], reported={"a": strict}).body[1][-1] for one in (plain, with_regions)]
+    assert verdicts == ["not comparable: other regions", "reproduced (+0.0)"]
+
+
+def test_nothing_of_a_run_with_changed_settings_is_held_against_a_paper() -> None:
+    table = Table(title="T", columns=[AP], reported={"a": PAPER})
+    found = draw(table, {"a": A}, PRESET, [record("a", 0.249)], reason="settings changed with --set")
+    assert found.body[1] == ("A", "24.9 ± 10.0", "not comparable: settings changed with --set")
 
 
 def test_the_official_number_of_images_is_comparable() -> None:
