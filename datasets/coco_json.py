@@ -17,7 +17,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from datasets.base import IGNORE, DatasetError
-from datasets.files import file_digests, first_five
+from datasets.files import file_digests, first_five, is_image_id
 
 _log = logging.getLogger(__name__)
 
@@ -143,13 +143,17 @@ def _read_json(path: Path) -> dict[str, list[Any]]:
 def _images(path: Path, entries: list[Any]) -> dict[int | str, tuple[str, int, int]]:
     """File name, height and width by id."""
     found: dict[int | str, tuple[str, int, int]] = {}
-    texts = set()
+    texts: set[str] = set()
     for place, entry in enumerate(entries):
         entry = entry if isinstance(entry, dict) else {}
         image_id, name, height, width = (entry.get(key) for key in ("id", "file_name", "height", "width"))
         where = f"{path}, image {place} (id {image_id!r})"
-        if type(image_id) not in (int, str) or not _is_plain(str(image_id)) or str(image_id) in texts:
-            raise DatasetError(f"{where}: the id must be a number or plain text, and no other image may have it")
+        usable = type(image_id) in (int, str) and _is_plain(str(image_id)) and is_image_id(str(image_id))
+        if not usable or str(image_id) in texts or image_id == "":
+            raise DatasetError(
+                f"{where}: the id must be a number, or a word that could name a file (no / \\ : or ..), and no other "
+                "image may have it"
+            )
         if not all(type(side) is int and side > 0 for side in (height, width)) or height * width >= 2**31:
             raise DatasetError(f"{where}: height {height!r} and width {width!r} must be those of the image, in pixels")
         file = PurePosixPath(name) if isinstance(name, str) and _is_plain(name) else PurePosixPath()
@@ -206,7 +210,7 @@ def _crowd(entry: Mapping[str, Any]) -> bool:
 
 
 def _area(entry: Mapping[str, Any], counts: bytes) -> float:
-    if "area" not in entry:
+    if entry.get("area") is None:
         return float(runs(counts)[1::2].sum())
     value = entry["area"]
     if type(value) not in (int, float) or not 0 <= value < 1e300:
@@ -216,7 +220,7 @@ def _area(entry: Mapping[str, Any], counts: bytes) -> float:
 
 def _box(entry: Mapping[str, Any], mask: dict[str, Any]) -> list[float]:
     """As annotated, or else around the mask."""
-    if "bbox" not in entry:
+    if entry.get("bbox") is None:
         return coco_mask.toBbox(mask).tolist()
     value = entry["bbox"]
     if not isinstance(value, list) or len(value) != 4 or not all(type(number) in (int, float) for number in value):

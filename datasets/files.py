@@ -30,11 +30,22 @@ _READERS = 8  # files hashed side by side: on a network disk the waiting costs m
 
 
 def read_rgb(path: Path) -> np.ndarray:
-    """The image file as (H, W, 3) uint8 RGB; grey and CMYK files are converted.
+    """The image file as (H, W, 3) uint8 RGB; grey and CMYK files are converted, transparency is left out.
 
-    Raises `DatasetError` for a file that is missing, broken, cut off, or larger than Pillow's limit against bombs.
+    Pixels are as stored: an EXIF orientation turns nothing, as annotations are drawn on stored pixels. Raises
+    `DatasetError` for a file that is missing, broken, cut off, larger than Pillow's limit against bombs, or of more
+    than 8 bits a channel: what its values mean, nobody but its owner knows.
     """
-    return decode(path, lambda image: np.array(image.convert("RGB")))
+    return decode(path, lambda image: _rgb(path, image))
+
+
+def _rgb(path: Path, image: Image.Image) -> np.ndarray:
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+        raise DatasetError(
+            f"{path} has more than 8 bits a channel (Pillow's mode {image.mode}); scale its values to 0..255 and save "
+            "it with 8 bits"
+        )
+    return np.array(image.convert("RGB"))
 
 
 def read_indices(path: Path) -> np.ndarray:
@@ -219,7 +230,7 @@ def read_ids(path: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path}: cannot be read as a list of image ids ({error})") from error
     for number, line in enumerate(lines, 1):
-        if _FORBIDDEN & set(line) or line.startswith(".") or ".." in line or len(line.split()) > 1:
+        if not is_image_id(line):
             raise DatasetError(
                 f"{path}, line {number}: {line!r} is not an image id; an id is a plain file name without folder or "
                 "suffix, one a line"
@@ -231,6 +242,11 @@ def read_ids(path: Path) -> list[str]:
     if repeated:
         raise DatasetError(f"{path}: {len(repeated)} ids are listed more than once: {first_five(repeated)}")
     return ids
+
+
+def is_image_id(text: str) -> bool:
+    """Whether ``text`` can be part of a file's name in a folder of ours: no path, no spaces, not hidden; "" can."""
+    return not (_FORBIDDEN & set(text) or text.startswith(".") or ".." in text or len(text.split()) > 1)
 
 
 def first_five(names: Sequence[str]) -> str:

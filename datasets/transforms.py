@@ -49,8 +49,8 @@ class Augmentation:
     def __post_init__(self) -> None:
         if self.crop is not None and self.crop < 1:
             raise ValueError(f"crop must be at least 1 pixel or None, not {self.crop}")
-        for name in ("border", "rotation", "long_side", "longest", "gamma"):
-            if getattr(self, name) < 0:
+        for name in ("border", "rotation", "short_side", "long_side", "longest", "gamma"):
+            if np.min(getattr(self, name), initial=0) < 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
         _check_scale(self.scale)
         for name in ("flip", "color", "gain", "chance"):
@@ -150,7 +150,7 @@ def pad(sample: Sample, shape: tuple[int, int]) -> Sample:
 
 
 def _framed(sample: Sample, shape: tuple[int, int], inside: tuple[slice, slice]) -> Sample:
-    """``sample`` at the place ``inside`` of a larger one; the border is a region of its own, and ignored."""
+    """``sample`` at the place ``inside`` of a larger one; the border is `IGNORE`, and a region of its own."""
     image = np.empty((*shape, 3), np.uint8)
     image[:] = _mean_colour(Image.fromarray(sample.image))
     image[inside] = sample.image

@@ -109,6 +109,8 @@ class CityscapesFeed:
         self.finish = self.judge.finish
 
     def add(self, sample: Sample, results: ImageResults, _: Path) -> None:
+        if sample.official_ids is None:
+            raise UsageError("protocol cityscapes: the data set has no official ids; Cityscapes has")
         found = cityscapes_ap.ImageDetections(results.masks, self.label_ids[results.labels - 1], results.scores)
         self.judge.add(sample.image_id, cityscapes_ap.ImageTruth(sample.official_ids), found)
 

@@ -21,6 +21,7 @@ from harness.names import UsageError, look_up, unknown
 from harness.record import SUMMARIES, read_summary
 from harness.settings import (
     DATA_OPTIONS,
+    NEEDS_LAYOUT,
     EvaluateSettings,
     PredictSettings,
     Settings,
@@ -170,7 +171,13 @@ def _data_settings(
     look_up("dataset", data.dataset, DATASETS)
     options = check(DATA_OPTIONS[data.dataset], {**data.options, **own["data"]}, "data").model_dump()
     judged = {"protocols": data.protocols} if data.protocols else {}
-    return options, check(EvaluateSettings, {**preset.evaluate.model_dump(), **judged, **own["evaluate"]}, "evaluate")
+    evaluate = check(EvaluateSettings, {**preset.evaluate.model_dump(), **judged, **own["evaluate"]}, "evaluate")
+    for protocol in evaluate.protocols:
+        layout = NEEDS_LAYOUT.get(protocol, data.dataset)
+        if layout != data.dataset or (protocol == "cityscapes" and options["task"] != "instances"):
+            needed = f"data in the layout {layout}" + " with task = instances" * (protocol == "cityscapes")
+            raise UsageError(f"evaluate.protocols: {protocol} needs {needed}, not {data.dataset}")
+    return options, evaluate
 
 
 def _merged(layers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -246,9 +253,17 @@ def open_data(dataset: str, options: tuple[tuple[str, Any], ...], root: Path | N
     """Both splits of a dataset, opened once. Raises `UsageError` with the dataset's own explanation."""
     try:
         splits = Splits(*(open_split(dataset, split, dict(options), root, cache) for split in ("train", "val")))
-        _ = splits.train.info, splits.val.info  # hashes the files: one that is missing shows here
+        train, val = splits.train.info, splits.val.info  # hashes the files: one that is missing shows here
     except DatasetError as error:
         raise UsageError(str(error)) from error
+    if train.categories != val.categories:
+        other = [name for name in train.categories if name not in val.categories]
+        more = [name for name in val.categories if name not in train.categories]
+        raise UsageError(
+            f"{dataset}: {train.split} and {val.split} must have the same categories in the same order of ids, or "
+            f"labels would change their meaning; only in the first: {', '.join(other) or 'none'}, only in the second: "
+            f"{', '.join(more) or 'none'}"
+        )
     return splits
 
 

@@ -88,6 +88,10 @@ DATA_OPTIONS: dict[str, type[Spec]] = {
 }
 
 
+# Protocols whose truth only one layout has.
+NEEDS_LAYOUT = {"cityscapes": "cityscapes", "boundary": "bsds"}
+
+
 class Stage(Spec):
     """A later stage of a training: what it changes of the first one's settings; it goes on with the weights alone.
 

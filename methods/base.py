@@ -39,7 +39,7 @@ class Batch:
     images: Tensor  # (B, 3, H, W) float32 RGB in [0, 1]; normalisation belongs to the model
     semantic: Tensor  # (B, H, W) int64; 0 background, 1..C, 255 ignore
     instances: Tensor  # (B, H, W) int64; 0 none, 1..N per image
-    sizes: Tensor  # (B, 2) int64 original (height, width)
+    sizes: Tensor  # (B, 2) int64 (height, width) of each image; below and right of it is padding
     regions: Tensor | None = None  # (B, H, W) int64 over-segmentation, where the data bring one
     objects: tuple[ObjectMasks, ...] | None = None  # one an image, where the data have them and the method wants them
 

@@ -101,11 +101,14 @@ class MaskRCNN(Method):
         return self.model.backbone.encoder.parameters()
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
+        # Without the batch's padding: torchvision pads for itself, and keeps proposals inside each image.
+        places = [(slice(height), slice(width)) for height, width in batch.sizes.tolist()]
+        images = [image[:, rows, columns] for image, (rows, columns) in zip(batch.images, places, strict=True)]
         objects = batch.objects
         if objects is None:
-            objects = map(objects_of_map, batch.instances, batch.semantic)
-        targets = [object_targets(one) for one in objects]
-        return self.model(list(batch.images), targets)
+            objects = list(map(objects_of_map, batch.instances, batch.semantic))
+        inside = [ObjectMasks(one.masks[:, r, c], one.labels) for one, (r, c) in zip(objects, places, strict=True)]
+        return self.model(images, [object_targets(one) for one in inside])
 
     @torch.inference_mode()
     def predict(self, images: Tensor, sizes: Tensor, oracle: Batch | None = None) -> list[Prediction]:
@@ -118,7 +121,8 @@ class MaskRCNN(Method):
             found, _ = self.model.roi_heads(features, proposals, inputs.image_sizes)
             (found,) = self.model.transform.postprocess(found, inputs.image_sizes, [tuple(size)])
             masks = found["masks"][:, 0] >= self.config.mask_threshold
-            kept = masks.flatten(1).any(1)  # a mask may miss its threshold everywhere
+            # A mask may miss its threshold everywhere. torchvision keeps the box without a pixel; here it is none.
+            kept = masks.flatten(1).any(1)
             if image.is_cuda:
                 torch.cuda.synchronize()
             seconds = Seconds(network=time.perf_counter() - start)

@@ -199,6 +199,11 @@ def test_boxes_are_the_annotated_ones_or_those_around_the_masks(tmp_path: Path) 
     np.testing.assert_array_equal(objects.boxes, [[0.5, 0, 2.25, 2], [1, 1, 3, 2]])
 
 
+def test_null_is_as_good_as_nothing(tmp_path: Path) -> None:
+    objects = one(tmp_path, annotation(1, 1, rectangle(1, 1, 4, 3), bbox=None, area=None))[0].objects
+    assert (objects.boxes.tolist(), objects.areas.tolist()) == ([[1, 1, 3, 2]], [6])
+
+
 @pytest.mark.parametrize("box", [[0, 0, 1], [0, 0, -1, 2], [0, 0, 1, float("nan")], "box", [0, 0, True, 1]])
 def test_a_box_that_is_none_is_named(tmp_path: Path, box: object) -> None:
     with pytest.raises(DatasetError, match="bbox is"):
@@ -469,7 +474,10 @@ WRONG = [
     (lambda content: content["images"].append(content["images"][0]), "no other image may have it"),
     (lambda content: content["images"].append({**image_entry(7), "id": "9"}), "no other image may have it"),
     (imaged(id=None), "image 0 (id None): the id must be"),
-    (imaged(id="\ud800"), "plain text"),
+    (imaged(id="\ud800"), "the id must be"),
+    (imaged(id="../x"), "the id must be"),
+    (imaged(id="a/b"), "the id must be"),
+    (imaged(id=""), "the id must be"),
     (lambda content: content["images"].append(5), "image 4 (id None)"),
     (imaged(height=0), "height 0 and width 6"),
     (imaged(width="6"), "width '6'"),

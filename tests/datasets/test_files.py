@@ -16,7 +16,16 @@ from voc_layout import write_jpg, write_mat, write_png
 
 import datasets.files
 from datasets.base import DatasetError
-from datasets.files import file_digests, first_five, read_ids, read_indices, read_regions, read_rgb, read_segmentation
+from datasets.files import (
+    file_digests,
+    first_five,
+    is_image_id,
+    read_ids,
+    read_indices,
+    read_regions,
+    read_rgb,
+    read_segmentation,
+)
 
 
 def png(width: int, height: int, bits: int, rows: bytes) -> bytes:
@@ -223,3 +232,19 @@ def test_regions_are_numbered_by_value_or_colour(tmp_path: Path) -> None:
     assert read_regions(tmp_path / "colours.png").tolist() == [[0, 2, 1]]
     with pytest.raises(DatasetError, match=r"nothing\.png"):
         read_regions(tmp_path / "nothing.png")
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_images_of_more_than_8_bits_are_refused(tmp_path: Path, mode: str) -> None:
+    """Pillow would clip them at 255: a microscope's image would become white without a word."""
+    path = tmp_path / "deep.tiff"
+    values = np.arange(12).reshape(3, 4) * 5000
+    Image.fromarray(values.astype({"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode])).save(path)
+    with pytest.raises(DatasetError, match="more than 8 bits a channel"):
+        read_rgb(path)
+
+
+@pytest.mark.parametrize("text", ["a/b", "..", "../x", ".hidden", "a b", "c:x", "a\\b", "/tmp/x"])
+def test_what_is_no_image_id(text: str) -> None:
+    assert not is_image_id(text)
+    assert is_image_id("2007_000032-x.y")

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from coco_layout import annotation, image_entry, rectangle, write_images, write_json
 
 from harness.names import UsageError
-from harness.plan import Request, plan, resolve, stage_data
+from harness.plan import Request, open_data, plan, resolve, stage_data
 from harness.settings import Settings
 from harness.store import Store
 from harness.suite import Suite, parse_overrides
@@ -130,3 +131,31 @@ class TestStages:
     def test_an_unknown_split_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="train_split"):
             stage_data(self.settings('[{steps = 2, split = "no"}]'), None, tmp_path / "cache.json")
+
+
+class TestData:
+    def test_splits_with_other_categories_are_refused(self, tmp_path: Path) -> None:
+        """Each file numbers its own classes: another order would judge every class as another one."""
+        for name, categories in (("a", {1: "x", 2: "y"}), ("b", {1: "y", 2: "x"}), ("c", {1: "x"})):
+            images = [image_entry(1)]
+            write_images(tmp_path / name, images)
+            shape = annotation(1, 1, rectangle(0, 0, 3, 2))
+            write_json(tmp_path / "annotations" / f"instances_{name}.json", images, [shape], categories)
+
+        def opened(train: str, val: str) -> object:
+            paths = {"train": train, "val": val}
+            options = {f"{split}_annotations": f"annotations/instances_{name}.json" for split, name in paths.items()}
+            options |= {"train_images": "", "val_images": ""}
+            return open_data("coco", tuple(sorted(options.items())), tmp_path, tmp_path / "cache.json")
+
+        assert len(opened("a", "a").val) == 1
+        for other in "bc":
+            with pytest.raises(UsageError, match="must have the same categories in the same order"):
+                opened("a", other)
+
+    @pytest.mark.parametrize(("protocol", "layout"), [("boundary", "bsds"), ("cityscapes", "cityscapes")])
+    def test_a_protocol_that_the_data_cannot_serve_is_found_before_anything_runs(
+        self, protocol: str, layout: str
+    ) -> None:
+        with pytest.raises(UsageError, match=f"{protocol} needs data in the layout {layout}"):
+            cells(overrides={"evaluate.protocols": [protocol]})
