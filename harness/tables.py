@@ -194,13 +194,14 @@ def _legend(found: Sequence[_Line], body: Sequence[Sequence[str]]) -> list[str]:
     """What the signs in the cells mean, and where the reported values come from."""
     entries = [one for line in found for one in line.entries]
     cells = {cell for row in body for cell in row}
+    measured_cells = {cell for line, row in zip(found, body, strict=True) if line.status != "reported" for cell in row}
     notes = {
         CRITERION: any(not math.isnan(one.delta) for one in entries),
         "costs are shown beside the paper's and not judged: the machines differ": any(
             one.paper.text and is_cost(one.column.metric) for one in entries
         ),
         f"{MISSING.text}: the value is in no source of results/reported": MISSING.text in cells,
-        "-: not measured: no such class or part, or not asked for (evaluate.protocols)": "-" in cells,
+        "-: not measured: no such class or part, or not asked for (evaluate.protocols)": "-" in measured_cells,
         **{f"reported: {one.paper.source}": True for one in entries if one.paper.source},
     }
     return [note for note, wanted in notes.items() if wanted]

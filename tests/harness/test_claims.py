@@ -220,6 +220,19 @@ def test_the_papers_effects_by_hand() -> None:
     assert says["sigma_learned"] == "not available"
 
 
+def test_about_three_quarters_is_neither_seven_nor_eight_tenths() -> None:
+    claim = load_claims()["unsupervised_three_quarters"]
+    low, high = holds_for("ratio", claim.tolerance, claim.paper_effect())
+    assert 0.70 < low < 0.75 < high < 0.80
+
+
+def test_what_the_loss_says_of_the_number_of_instances_is_two_claims() -> None:
+    """Its zero does not depend on it, its value does: each has a proof of its own."""
+    zero, value = (load_claims()[name].proof for name in ("rpe_loss_zero", "rpe_loss_value"))
+    assert (zero.holds, value.holds) == (True, False)
+    assert not set(zero.tests) & set(value.tests)
+
+
 def test_claims_name_what_exists() -> None:
     metrics = {name for kind in KINDS.values() for name in kind.shown} | set(COSTS)
     for claim in load_claims().values():
