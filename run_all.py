@@ -70,11 +70,10 @@ def main(
     from harness import listing, sweep
 
     request = _request(methods, tables, seeds, preset, data_root, set_, train, val)
-    job = sweep.make_job(suite, request, output)
     if dry_run:
-        listing.show_plan(job, _console())
+        listing.show_dry_run(suite, request, output, _console())
         raise typer.Exit(0)
-    raise typer.Exit(sweep.run(job, _console()))
+    raise typer.Exit(sweep.run(sweep.make_job(suite, request, output), _console()))
 
 
 @app.command("list")

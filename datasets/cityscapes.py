@@ -124,7 +124,9 @@ def _find_files(root: Path | str | None, split: str) -> list[tuple[str, Path, Pa
     images, truths = (_find_folder(root, name, split) for name in ("leftImg8bit", "gtFine"))
     missing = [f"{name}/{split}" for name, place in (("leftImg8bit", images), ("gtFine", truths)) if place is None]
     if images is None or truths is None:
-        raise DatasetError(f"Cityscapes in {root} is incomplete: {' and '.join(missing)} missing. {_ORIGIN}")
+        others = [one for one in SPLITS if all(_find_folder(root, name, one) for name in ("leftImg8bit", "gtFine"))]
+        hint = f"It has {others[0]}: `--set data.{split}_split={others[0]}` takes that instead. " if others else ""
+        raise DatasetError(f"Cityscapes in {root} is incomplete: {' and '.join(missing)} missing. {hint}{_ORIGIN}")
     with_image, with_truth = _list_names(images, _IMAGE), _list_names(truths, _TRUTH)
     if not with_image | with_truth:
         raise DatasetError(f"cityscapes: no image CITY/*{_IMAGE} in {images}. {_ORIGIN}")

@@ -74,6 +74,7 @@ def run(
     here = {name: claim for name, claim in claims.items() if suite.name in claim.on}
     check_rows(here, suite)
     rows = [row for row in suite.rows if any(row in claim.rows for claim in here.values())]
+    look_up(f"preset of suite {suite.name}", request.preset or suite.default_preset, suite.presets)
     if not rows:
         outcomes = [_elsewhere(name, claim) for name, claim in claims.items()]
         _print(console, draw("The papers' claims", claims, outcomes).terminal())
@@ -175,15 +176,27 @@ def measure(
     elif settings.resamples:
         kind = example.evaluation.find(metric)[0]
         files = [[folders[key] / f"{kind}.npz" for key in keys] for keys in pair]
-        samples = claim.scale * _paired_samples(files, metric, settings.resamples)
+        # Beyond each end of the interval lie 20 samples, however sure it must be for many pairs.
+        enough = math.ceil(40 * picked.pairs / (1.0 - settings.confidence))
+        samples = claim.scale * _paired_samples(files, metric, max(settings.resamples, enough))
     effect = effects.estimate(claim.kind, both, samples, settings.confidence, picked.pairs)
     if math.isnan(effect.value):
         raise Unmeasurable(f"no ratio: {metric} of {rows[claim.kind == 'faster']} is 0")
     verdict = effects.decide(effect, effects.holds_for(claim.kind, claim.tolerance, claim.paper_effect()))
+    reasons = [
+        f"without {row} of seed {seed}: {_state(records[row, seed])}" for row, seed in records if seed not in seeds
+    ]
+    if math.isnan(effect.low):
+        reasons.append("one seed and no resamples of several images: no interval")
+    trainings = {records[row, seeds[0]].provenance.keys["train"] for row in claim.rows}
+    if len(seeds) == 1 and len(trainings) > 1 and not is_cost(metric):
+        # An interval over images says nothing of how another training of each row would come out.
+        verdict = "undecided"
+        reasons.append("one seed of different trainings; three or more decide")
     return Outcome(
         claim=name,
         verdict=verdict,
-        reason="one seed and no resamples of several images: no interval" if math.isnan(effect.low) else "",
+        reason="; ".join(reasons),
         data=data,
         metric=metric,
         rows=rows,
@@ -194,6 +207,10 @@ def measure(
         seeds=seeds,
         images=example.evaluation.images,
     )
+
+
+def _state(record: Record | None) -> str:
+    return "no record" if record is None else record.status
 
 
 def _check_machines(records: Sequence[Record]) -> None:

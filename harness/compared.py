@@ -57,6 +57,8 @@ class Entry:
             return "not comparable"
         if math.isnan(self.value.value):
             return "not measured"
+        if not self.reproduced and math.isnan(self.value.half):
+            return "no interval"
         return "reproduced" if self.reproduced else "not reproduced"
 
     def delta_text(self) -> str:
@@ -87,9 +89,11 @@ def judge(entries: Sequence[Entry], reason: str, own_reason: str) -> str:
     if len(judged) == 1:
         return f"{judged[0].word}{judged[0].delta_text()}"
     absent = [one.column.title for one in judged if one.word == "not measured"]
+    blurred = [one.column.title for one in judged if one.word == "no interval"]
     missed = [one.column.title for one in judged if one.word == "not reproduced"]
-    text = f"{len(judged) - len(absent) - len(missed)} of {len(judged)} reproduced"
-    return text + _named("not", missed, len(judged)) + _named("not measured:", absent, len(judged))
+    text = f"{len(judged) - len(absent) - len(missed) - len(blurred)} of {len(judged)} reproduced"
+    reasons = {"not": missed, "not measured:": absent, "no interval:": blurred}
+    return text + "".join(_named(word, titles, len(judged)) for word, titles in reasons.items())
 
 
 def _named(word: str, titles: Sequence[str], number: int) -> str:

@@ -6,21 +6,21 @@ recipe's sizes, steps and batches do the rest. Loading, grouping and evaluation 
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from datasets.base import Dataset, DatasetError
 from datasets.transforms import fitted
-from harness.keys import method_files, stage_config
+from harness.keys import stage_config
 from harness.plan import Cell, load_method, open_data
-from harness.provenance import environment
-from harness.settings import Settings, TrainSettings, build_config
-from harness.store import Store, code_digest, digest, write_text
+from harness.settings import TrainSettings, build_config
+from harness.store import Store
 from harness.train import make_optimizer, seed_everything
 from methods.base import Batch, Method
 from methods.grouping import PixelGrouping
@@ -44,17 +44,6 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Probe:
-    """Seconds of a training step and bytes kept for its backward pass, over the pixels of a batch; seconds of a forward
-    pass over those of an image; bytes of the weights."""
-
-    step: Line
-    kept: Line
-    forward: Line
-    weights: int
-
-
-@dataclass(frozen=True)
 class Estimate:
     """Of the steps that are missing: seconds of training and of the network in prediction, and peak bytes."""
 
@@ -67,17 +56,21 @@ def estimate(cell: Cell, data_root: Path | None, store: Store) -> Estimate:
     """Raises whatever the method raises on small images of noise; `DatasetError` where the data cannot be read."""
     settings, finished = cell.settings, cell.finished()
     splits = open_data(settings.dataset, tuple(sorted(settings.data.items())), data_root, store.file_digests)
-    probe = _remembered(settings, len(splits.train.info.categories), store)
-    train = predict = pixels = 0.0
+    categories = len(splits.train.info.categories)
+    train = predict = 0.0
+    memory = _PROCESS
     if "train" not in finished:
-        for stage in settings.train.stages():
-            area = stage.batch_size * _training_pixels(splits.train, stage)
-            train, pixels = train + stage.steps * probe.step.at(area), max(pixels, area)
+        of_training = stage_config(load_method(settings.method), settings.config)["train"]
+        step, kept, weights = _training(
+            settings.method, json.dumps(of_training, sort_keys=True), categories, settings.train.optimizer
+        )
+        areas = [stage.batch_size * _training_pixels(splits.train, stage) for stage in settings.train.stages()]
+        train = sum(stage.steps * step.at(area) for stage, area in zip(settings.train.stages(), areas, strict=True))
+        memory += _OPTIMISER * weights + kept.at(max(areas))
     if "predict" not in finished:
-        shape = splits.val[0].semantic.shape
-        shape = fitted(shape, settings.predict.short_side, settings.predict.long_side)
-        predict = len(splits.val) * probe.forward.at(shape[0] * shape[1])
-    memory = _PROCESS + _OPTIMISER * probe.weights + (probe.kept.at(pixels) if pixels else 0.0)
+        shape = fitted(splits.val[0].semantic.shape, settings.predict.short_side, settings.predict.long_side)
+        config = json.dumps(settings.config, sort_keys=True)
+        predict = len(splits.val) * _prediction(settings.method, config, categories).at(shape[0] * shape[1])
     return Estimate(train, predict, memory)
 
 
@@ -92,34 +85,15 @@ def _training_pixels(data: Dataset, settings: TrainSettings) -> float:
     return min(height * width * mean, settings.longest**2 or float("inf"))
 
 
-def _remembered(settings: Settings, categories: int, store: Store) -> Probe:
-    """The probe of this method with these settings on this machine; kept beside the digests of files."""
-    method = load_method(settings.method)
-    machine = environment(torch.cuda.is_available())
-    kept = stage_config(method, settings.config)["train"]  # rows that differ in prediction share it
-    key = digest(method.name, code_digest(method_files(method)), kept, categories, machine.processor, machine.gpu)
-    file = store.file_digests.with_name(f"probe-{key}.json")
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        lines = {name: Line(**found[name]) for name in ("step", "kept", "forward")}
-        return Probe(**lines, weights=int(found["weights"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    probe = measure(method(build_config(method.Config, settings.config, settings.row), categories), settings.train)
-    write_text(file, json.dumps(asdict(probe)))
-    return probe
-
-
-def measure(method: Method, settings: TrainSettings) -> Probe:
-    """Run ``method`` on noise of both sizes, on the device that a cell would take."""
-    seed_everything(0)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    method.to(device)
+@functools.lru_cache(maxsize=256)
+def _training(method_name: str, config: str, categories: int, optimizer: str) -> tuple[Line, Line, int]:
+    """Seconds of a step and bytes kept, over a batch's pixels, and bytes of weights; rows that share it ask again."""
+    method = _build(method_name, config, categories)
     own = {parameter.untyped_storage().data_ptr() for parameter in method.parameters()}
-    optimizer = make_optimizer(method, settings)
-    steps, kept, forwards = [], [], []
+    optimiser = make_optimizer(method.train(), TrainSettings(optimizer=optimizer))
+    steps, kept = [], []
     for side in SIDES:
-        batch = _noise(side, method.num_classes).to(device)
+        batch = _noise(side, categories).to(_device())
         sizes: dict[int, int] = {}
 
         def keep(tensor: torch.Tensor, sizes: dict[int, int] = sizes) -> torch.Tensor:
@@ -130,29 +104,41 @@ def measure(method: Method, settings: TrainSettings) -> Probe:
             sizes.clear()
             with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
                 loss = sum(method.loss(batch).values())
-            optimizer.zero_grad(set_to_none=True)
+            optimiser.zero_grad(set_to_none=True)
             loss.backward()
-            optimizer.step()
+            optimiser.step()
 
-        method.train()
         steps.append(_seconds(step))
         kept.append(sum(size for place, size in sizes.items() if place not in own))
-        method.eval()
-        forwards.append(_seconds(lambda batch=batch: _forward(method, batch)))
+    pixels = [_BATCH * side**2 for side in SIDES]
     weights = sum(parameter.numel() * parameter.element_size() for parameter in method.parameters())
-    return Probe(
-        _line([_BATCH * side**2 for side in SIDES], steps),
-        _line([_BATCH * side**2 for side in SIDES], kept),
-        _line([side**2 for side in SIDES], forwards),
-        weights,
-    )
+    return _line(pixels, steps), _line(pixels, kept), weights
 
 
+@functools.lru_cache(maxsize=256)
 @torch.inference_mode()
-def _forward(method: Method, batch: Batch) -> None:
-    """The network alone where it can be had alone: groups of an untrained one say nothing of a trained one's."""
+def _prediction(method_name: str, config: str, categories: int) -> Line:
+    """Seconds of a forward pass over an image's pixels: of the network alone, where it can be had alone.
+
+    Groups of an untrained network say nothing of a trained one's.
+    """
+    method = _build(method_name, config, categories).eval()
     run = method.embed if isinstance(method, PixelGrouping) else method.predict
-    run(batch.images[:1], batch.sizes[:1])
+    times = []
+    for side in SIDES:
+        batch = _noise(side, categories).to(_device())
+        times.append(_seconds(lambda batch=batch: run(batch.images[:1], batch.sizes[:1])))
+    return _line([side**2 for side in SIDES], times)
+
+
+def _build(method_name: str, config: str, categories: int) -> Method:
+    seed_everything(0)
+    method = load_method(method_name)
+    return method(build_config(method.Config, json.loads(config), method.name), categories).to(_device())
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _noise(side: int, categories: int) -> Batch:

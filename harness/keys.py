@@ -24,7 +24,7 @@ from methods.regroup import ALGORITHMS
 
 _PREDICTION_ONLY = {ROOT / "methods" / name for name in ("scoring.py", "regroup.py")}
 _STEP_CODE = {
-    "train": ("harness/train.py", "harness/batches.py", "datasets/transforms.py"),
+    "train": ("harness/train.py", "harness/batches.py", "datasets/transforms.py", "evaluation/masks.py"),
     "predict": ("harness/predict.py", "harness/batches.py", "datasets/transforms.py", "evaluation/masks.py"),
     "evaluate": (
         *(f"harness/{name}.py" for name in ("evaluate", "judges", "judged")),

@@ -12,11 +12,26 @@ import methods
 from datasets import DATASETS
 from harness import estimate
 from harness.names import UsageError, look_up
-from harness.plan import Cell, Request, load_method
+from harness.plan import Cell, MissingData, Request, load_method, resolve
 from harness.progress import bar
+from harness.settings import Settings
 from harness.store import STEPS
 from harness.suite import load_suite, suite_names
 from harness.sweep import Job, make_job, read_record
+
+
+def show_dry_run(suite: str, request: Request, output: Path, console: Console) -> None:
+    """What `show_plan` shows, or without the data what can be known without them."""
+    try:
+        job = make_job(suite, request, output)
+    except MissingData as error:
+        preset_name, preset, cells = resolve(load_suite(suite), request)
+        _print(console, f"suite {suite}, preset {preset_name}: {preset.description}")
+        _print(console, f"States and estimates of the cells are unknown, because the data cannot be opened: {error}")
+        for _, settings in cells:
+            _show_settings(settings, console)
+        return
+    show_plan(job, console)
 
 
 def show_plan(job: Job, console: Console) -> None:
@@ -32,16 +47,23 @@ def show_plan(job: Job, console: Console) -> None:
     _print(console, _cells(job.cells, estimates))
     _print(console, "estimates: from small images of noise on this machine, without loading, grouping and judging")
     for cell in job.cells:
-        settings = cell.settings
-        sections = {
-            f"{settings.method}": settings.config,
-            "data": {"dataset": settings.dataset, **settings.data},
-            "train": settings.train.model_dump(),
-            "predict": settings.predict.model_dump(),
-            "evaluate": settings.evaluate.model_dump(),
-        }
-        lines = [f"  {name}.{key} = {value}" for name, values in sections.items() for key, value in values.items()]
-        _print(console, f"\n{settings.cell}\n" + "\n".join(lines))
+        _show_settings(cell.settings, console)
+
+
+def _show_settings(settings: Settings, console: Console) -> None:
+    sections = {
+        f"{settings.method}": settings.config,
+        "data": {"dataset": settings.dataset, **settings.data},
+        "train": settings.train.model_dump(exclude={"then"}),
+        **{
+            f"train.then[{place}]": then.model_dump(exclude_unset=True)
+            for place, then in enumerate(settings.train.then)
+        },
+        "predict": settings.predict.model_dump(),
+        "evaluate": settings.evaluate.model_dump(),
+    }
+    lines = [f"  {name}.{key} = {value}" for name, values in sections.items() for key, value in values.items()]
+    _print(console, f"\n{settings.cell}\n" + "\n".join(lines))
 
 
 def show_everything(

@@ -131,7 +131,7 @@ def wanted_rows(suite: Suite, preset: Preset, request: Request) -> dict[str, Row
 
 
 def resolve(suite: Suite, request: Request) -> tuple[str, Preset, list[tuple[Row, Settings]]]:
-    """All cells' settings: preset, row, preset's row, then --set. `UsageError` for anything unknown or invalid."""
+    """All cells' settings, by preset, method, row, preset's row and --set. `UsageError` for anything unknown."""
     preset_name = suite.default_preset if request.preset is None else request.preset
     preset = look_up(f"preset of suite {suite.name}", preset_name, suite.presets)
     rows = wanted_rows(suite, preset, request)
@@ -142,7 +142,9 @@ def resolve(suite: Suite, request: Request) -> tuple[str, Preset, list[tuple[Row
         own = overrides.of(row_name, row.method)
         shared = preset.grouping if issubclass(method.Config, GroupingConfig) else {}
         layers = [preset.methods.get(row.method, RowPreset()), row, preset.rows.get(row_name, RowPreset())]
-        config = {**shared, **_merged([layer.config for layer in layers]), **own["config"]}
+        of_method, *of_row = [layer.config for layer in layers]
+        # What makes a row is its own: a value for the whole method does not change it.
+        config = {**shared, **of_method, **own["method"], **_merged(of_row), **own["row"]}
         # As JSON has it, so that the cell's process reads back what was planned.
         resolved = json.loads(json.dumps(dataclasses.asdict(build_config(method.Config, config, row_name))))
         changes = {part: _merged([getattr(layer, part) for layer in layers]) for part in ("train", "predict")}
@@ -185,6 +187,10 @@ def _merged(layers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return {key: value for layer in layers for key, value in layer.items()}
 
 
+class MissingData(UsageError):
+    """The data cannot be opened: cells can be named, but not planned."""
+
+
 class _Overrides:
     """--set keys, handed out to rows; keys that nobody took are errors."""
 
@@ -195,11 +201,11 @@ class _Overrides:
         self.data_models = [DATA_OPTIONS[data.dataset] for data in preset.data.values() if data.dataset in DATA_OPTIONS]
 
     def of(self, row: str, method: str) -> dict[str, dict[str, Any]]:
-        """The values for one row by section; ``config`` is the method's own."""
-        found: dict[str, dict[str, Any]] = {"config": {}, "data": {}, "train": {}, "predict": {}, "evaluate": {}}
+        """The values for one row by section; ``method`` and ``row`` are settings given under these names."""
+        found: dict[str, dict[str, Any]] = {name: {} for name in ("method", "row", "data", *self.SECTIONS)}
         for key, value in sorted(self.values.items(), key=lambda item: item[0].count(".")):
             first, _, rest = key.partition(".")
-            if first in found and first != "config":
+            if first in found and first not in ("method", "row"):
                 found[first][rest] = value
             elif first in (row, method, load_method(method).name):
                 section, _, name = rest.partition(".")
@@ -208,7 +214,7 @@ class _Overrides:
                 if section in ("train", "predict") and name:
                     found[section][name] = value
                 else:
-                    found["config"][rest] = value
+                    found["row" if first == row else "method"][rest] = value
         return found
 
     def finish(self) -> None:
@@ -250,12 +256,12 @@ def _folder_name(step: str, settings: Settings) -> str:
 
 @functools.lru_cache(maxsize=16)
 def open_data(dataset: str, options: tuple[tuple[str, Any], ...], root: Path | None, cache: Path) -> Splits:
-    """Both splits of a dataset, opened once. Raises `UsageError` with the dataset's own explanation."""
+    """Both splits of a dataset, opened once. Raises `MissingData` with the dataset's explanation, or `UsageError`."""
     try:
         splits = Splits(*(open_split(dataset, split, dict(options), root, cache) for split in ("train", "val")))
         train, val = splits.train.info, splits.val.info  # hashes the files: one that is missing shows here
     except DatasetError as error:
-        raise UsageError(str(error)) from error
+        raise MissingData(str(error)) from error
     if train.categories != val.categories:
         other = [name for name in train.categories if name not in val.categories]
         more = [name for name in val.categories if name not in train.categories]

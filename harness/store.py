@@ -8,6 +8,7 @@ A step's folder appears under its final name only when it is complete (one renam
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import json
 import os
@@ -37,17 +38,20 @@ def digest(*parts: Any) -> str:
 
 def code_digest(files: Iterable[Path]) -> str:
     """A key of Python sources that ignores comments, layout and docstrings: only what runs counts."""
-    trees = []
-    for path in sorted(files):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
-            body = getattr(node, "body", None)
-            if isinstance(
-                node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-            ) and ast.get_docstring(node, clean=False):
-                del body[0]
-        trees.append(path.name + ast.dump(tree))
-    return digest(trees)
+    return digest([path.name + _running_code(path, path.stat().st_mtime_ns) for path in sorted(files)])
+
+
+@functools.lru_cache(maxsize=256)
+def _running_code(path: Path, _: int) -> str:
+    """The syntax tree without docstrings, in one key; parsing anew for every cell would take a minute."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(
+            node, clean=False
+        ):
+            del body[0]
+    return digest(ast.dump(tree))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -24,8 +24,8 @@ from harness.reported import check_reported
 from harness.store import STEPS, Store, digest, write_file, write_text
 from harness.suite import Preset, Suite, load_suite
 
-# What --set may change without making a recipe another one: how it runs, its intervals, and regions that papers have.
-HARMLESS = {"train.workers", "evaluate.resamples", "evaluate.confidence", "data.regions"}
+# What --set may change without making a recipe or its judgement another one: how it runs, and regions that papers have.
+HARMLESS = {"train.workers", "data.regions"}
 
 
 @dataclass(frozen=True)
@@ -209,11 +209,11 @@ def _show_tables(job: Job, records: Sequence[Record], console: Console) -> None:
     rows = {**job.suite.rows, **{cell.settings.row: cell.row for cell in job.cells}}
     kept = [record for record in (read_record(cell.record) for cell in job.others) if record is not None]
     known = [*records, *kept]
-    empty = []
+    empty, seeds = [], {cell.settings.seed for cell in job.cells}
     own = [row for row in rows if row not in job.suite.rows]  # a method of the person's own belongs into every table
     for name, table in job.suite.tables.items():
         table = table.model_copy(update={"rows": (*table.rows, *own)}) if table.rows else table
-        drawn = tables.draw(table, rows, job.preset, known, notes, reason)
+        drawn = tables.draw(table, rows, job.preset, known, notes, reason, len(seeds))
         for suffix, text in (
             ("md", drawn.markdown()),
             ("csv", drawn.csv()),

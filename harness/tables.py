@@ -47,10 +47,11 @@ def draw(
     records: Sequence[Record],
     extra: Sequence[str] = (),
     reason: str = "",
+    seeds: int = 1,
 ) -> Drawn:
     """The table from the records at hand; ``extra`` are footnotes of this run.
 
-    ``reason`` says why nothing of this run can be held against a paper (empty: it can).
+    ``reason`` says why nothing of this run can be held against a paper (empty: it can); ``seeds`` are asked for.
 
     First the rows that only papers have. Then the table's rows, each on each of its data sets, below a line with what
     the paper reports for it, where it does. A row whose cells all failed says why, one without a record "not run".
@@ -58,7 +59,7 @@ def draw(
     """
     shown = list(lines(rows, table.rows, preset, table.data))
     used = [one for name, _, data in shown for data_name in data for one in of_cell(records, name, data_name)]
-    asked = len({one.settings.seed for one in used})
+    asked = max(seeds, len({one.settings.seed for one in used}))
     found = list(_lines(table, shown, preset, used, reason))
     verdicts = table.compare == "verdict"
     body = []

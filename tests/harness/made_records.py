@@ -50,6 +50,7 @@ def record(
             environment=HERE,
         ),
         provenance=Provenance(
-            environment=HERE, train_fingerprint="t", val_fingerprint="v", keys={}, finished="",
+            environment=HERE, train_fingerprint="t", val_fingerprint="v", finished="",
+            keys={"train": str(more.pop("training", "shared"))},
         ),
     )  # fmt: skip

@@ -320,6 +320,7 @@ def made(
     resamples: int = 200,
     processor: str = "p",
     truth: int = TRUTH,
+    training: str = "shared",
 ) -> tuple[Record, Path]:
     """A record and its evaluate folder: one class, of which ``correct`` pixels of each image were named."""
     matches = [semantic_iou.ImageMatches(*(np.array([n], np.int64) for n in (one, truth, one))) for one in correct]
@@ -344,7 +345,9 @@ def made(
             seconds=1.0, images=4, network_ms=milliseconds, grouping_ms=NAN, scoring_ms=0.0, peak_memory=1,
             environment=ran,
         ),
-        provenance=Provenance(environment=HERE, train_fingerprint="t", val_fingerprint="v", keys={}, finished=""),
+        provenance=Provenance(
+            environment=HERE, train_fingerprint="t", val_fingerprint="v", keys={"train": training}, finished="",
+        ),
     )  # fmt: skip
     return record, place
 
@@ -365,6 +368,19 @@ def test_a_claim_from_stored_matches(tmp_path: Path) -> None:
     # Every image gained 5 or 10 points, so every resample of four did: paired, nothing else is uncertain.
     assert 5.0 <= found.effect.low <= found.effect.high <= 10.0 + 1e-9
     assert (found.seeds, found.images, found.pairs) == ((0,), 4, 1)
+
+
+def test_one_seed_of_different_trainings_decides_nothing(tmp_path: Path) -> None:
+    """An interval over images says nothing of how another training would come out; three seeds say something."""
+    cells = [
+        made(tmp_path, row, [number] * 4, seed, training=f"{row} {seed}")
+        for row, number in (("a", 50), ("b", 60))
+        for seed in range(3)
+    ]
+    alone = judged(GREATER, "miou", *(cell for cell in cells if cell[0].settings.seed == 0))
+    assert (alone.verdict, alone.effect.value) == ("undecided", pytest.approx(10.0))
+    assert "one seed of different trainings" in alone.reason
+    assert judged(GREATER, "miou", *cells).verdict == "replicated"
 
 
 def test_seeds_are_paired(tmp_path: Path) -> None:
@@ -389,7 +405,9 @@ def test_a_claim_about_several_rows(tmp_path: Path) -> None:
 def test_a_seed_counts_where_every_row_has_it(tmp_path: Path) -> None:
     cells = [made(tmp_path, "a", [50] * 4, 0), made(tmp_path, "b", [51] * 4, 0)]
     cells += [made(tmp_path, "a", [50] * 4, 1), made(tmp_path, "b", [9] * 4, 1, status="timeout")]
-    assert judged(GREATER, "miou", *cells).seeds == (0,)
+    found = judged(GREATER, "miou", *cells)
+    assert found.seeds == (0,)
+    assert "without b of seed 1: timeout" in found.reason
 
 
 def test_times_come_from_one_machine(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness import estimate
-from harness.estimate import Line, Probe, _duration, _line, describe
+from harness.estimate import Line, _duration, _line, describe
 from harness.plan import Cell, Request, plan, resolve
 from harness.settings import TrainSettings
 from harness.store import Store
@@ -30,8 +30,8 @@ def test_a_line_goes_through_both_points_and_never_falls() -> None:
 
 
 def test_steps_batches_and_stages_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    probe = Probe(Line(1.0, 0.001), Line(0.0, 10.0), Line(0.5, 0.0), weights=4000)
-    monkeypatch.setattr(estimate, "_remembered", lambda *_: probe)
+    monkeypatch.setattr(estimate, "_training", lambda *_: (Line(1.0, 0.001), Line(0.0, 10.0), 4000))
+    monkeypatch.setattr(estimate, "_prediction", lambda *_: Line(0.5, 0.0))
     one = cell(tmp_path, "train.crop=32", "train.then=[{steps = 2, crop = 64}]")
     found = estimate.estimate(one, None, Store(tmp_path))
     assert found.train == pytest.approx(7 * (1 + 0.001 * 2 * 32**2) + 2 * (1 + 0.001 * 2 * 64**2))
@@ -40,19 +40,18 @@ def test_steps_batches_and_stages_add_up(tmp_path: Path, monkeypatch: pytest.Mon
     assert describe(one, None, Store(tmp_path)) == "train 40 s, network 2 s, 0.6 GB"
 
 
-def test_a_real_probe_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one, store = cell(tmp_path), Store(tmp_path)
-    first = describe(one, None, store)
-    assert first.startswith("train ")
-    monkeypatch.setattr(estimate, "measure", lambda *_: pytest.fail("measured twice"))
-    assert describe(one, None, store) == first
+def test_rows_that_share_a_training_share_its_probe(tmp_path: Path) -> None:
+    store, before = Store(tmp_path), estimate._training.cache_info().misses
+    assert describe(cell(tmp_path), None, store).startswith("train ")
+    assert describe(cell(tmp_path, "pull_push.threshold=1"), None, store, shared=True).startswith("train shared, netw")
+    assert estimate._training.cache_info().misses == before + 1
 
 
 def test_a_method_that_cannot_run_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("no such layer")
 
-    monkeypatch.setattr(estimate, "measure", broken)
+    monkeypatch.setattr(estimate, "_training", broken)
     assert describe(cell(tmp_path), None, Store(tmp_path)) == "unknown: RuntimeError: no such layer"
 
 

@@ -57,7 +57,7 @@ def test_the_same_printed_digits_are_reproduced_whatever_the_interval() -> None:
 
 def test_without_an_interval_the_printed_digits_decide() -> None:
     assert judge([entry(Measured(24.94), 24.9)], "", "") == "reproduced (+0.0)"
-    assert judge([entry(Measured(24.96), 24.9)], "", "") == "not reproduced (+0.1)"
+    assert judge([entry(Measured(24.96), 24.9)], "", "") == "no interval (+0.1)"
     assert judge([entry(Measured(24.86), 24.9)], "", "") == "reproduced (+0.0)"
 
 
