@@ -211,6 +211,8 @@ def _request(
     from harness.plan import Request
     from harness.suite import parse_overrides
 
+    if (train is None) != (val is None):
+        raise UsageError("--train and --val go together: give the annotation to train on and the one to judge on")
     overrides = parse_overrides(set_ or [])
     for split, path in (("train", train), ("val", val)):
         if path is not None:  # cells run in another folder

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -105,3 +105,29 @@ class Dataset(Protocol):
 
     def verify(self, index: int) -> None:
         """Raise `DatasetError`, naming the file, if sample ``index`` cannot be used."""
+
+
+class Subset:
+    """``count`` samples of a split, evenly spaced, for a look at a large one."""
+
+    def __init__(self, whole: Dataset, count: int) -> None:
+        self.whole, self.count = whole, count
+
+    @property
+    def info(self) -> DatasetInfo:
+        whole = self.whole.info
+        return replace(whole, split=f"{whole.split} ({self.count})", fingerprint=f"{whole.fingerprint}-{self.count}")
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.whole[self._place(index)]
+
+    def verify(self, index: int) -> None:
+        self.whole.verify(self._place(index))
+
+    def _place(self, index: int) -> int:
+        if not 0 <= index < self.count:
+            raise IndexError(index)
+        return index * len(self.whole) // self.count

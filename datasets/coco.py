@@ -52,7 +52,7 @@ class Coco:
         path = _below(root, annotations, "annotations")
         self.split, self.cache, self._path = path.stem.removeprefix("instances_"), cache, path
         if not path.is_file():
-            raise DatasetError(f"coco: {path} is not a file; it must be the JSON with the annotations. {_ORIGIN}")
+            raise DatasetError(f"coco: {path} is not a file; it must be the JSON with the annotations.{_origin(path)}")
         self._index = index = open_index(path, cache)
         self.category_ids = index.category_ids
         if training:
@@ -144,9 +144,17 @@ def paint(objects: Objects, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndar
     return classes.take(front), ids.take(front)  # twice as fast as indexing
 
 
+def _origin(path: Path) -> str:
+    """Where COCO itself comes from, if it is COCO that was asked for."""
+    return f" {_ORIGIN}" if "2017" in path.name else ""
+
+
 def _below(root: Path | str | None, part: str, option: str) -> Path:
     if root is None and not Path(part).is_absolute():
-        raise DatasetError(f"coco: {option} {part!r} is no absolute path; name the folder above it with --data-root")
+        raise DatasetError(
+            f"coco: {option} {part!r} lies below the folder that --data-root names: give it, or annotations of "
+            "your own with --train JSON and --val JSON"
+        )
     return Path(part) if root is None else Path(root) / part
 
 
@@ -159,14 +167,14 @@ def _image_folder(path: Path, name: str, file: str) -> Path:
             return place
     raise DatasetError(
         f"{path}: its image {file} is in none of {', '.join(map(str, places))}. Name the folder of the images in the "
-        f"options train_images and val_images. {_ORIGIN}"
+        f"settings data.train_images and data.val_images.{_origin(path)}"
     )
 
 
 def _check_files(folder: Path, names: list[str], path: Path) -> None:
     """Raise `DatasetError` if an image is missing; lists each folder once, opens nothing."""
     if not folder.is_dir():
-        raise DatasetError(f"{folder}, where the images of {path} should be, is not a folder. {_ORIGIN}")
+        raise DatasetError(f"{folder}, where the images of {path} should be, is not a folder.{_origin(path)}")
     present: dict[str, set[str]] = {}
     missing = []
     for name in names:
@@ -179,4 +187,4 @@ def _check_files(folder: Path, names: list[str], path: Path) -> None:
         if last not in present[parent]:
             missing.append(name)
     if missing:
-        raise DatasetError(f"{folder} lacks {len(missing)} images of {path}: {first_five(missing)}. {_ORIGIN}")
+        raise DatasetError(f"{folder} lacks {len(missing)} images of {path}: {first_five(missing)}.{_origin(path)}")

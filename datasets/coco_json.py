@@ -109,6 +109,7 @@ def _parse(path: Path) -> Index:
             bad.append(f"{_name(place, entry)}: {error}")
     if bad:
         raise DatasetError(f"{path}: {len(bad)} annotations cannot be used: {first_five(bad)}")
+    _check_areas(path, masks, [images[entry["image_id"]][1:] for entry in content["annotations"]])
     by_image = np.argsort(np.array(rows, np.int64), kind="stable")
     masks = [masks[number] for number in by_image.tolist()]
     return Index(
@@ -125,6 +126,17 @@ def _parse(path: Path) -> Index:
         categories=np.array([names[number] for number in sorted(names)]),
         category_ids=np.array(sorted(names), np.int64),
     )
+
+
+def _check_areas(path: Path, masks: list[bytes], sizes: list[tuple[int, int]]) -> None:
+    """Raise `DatasetError` where most masks cover no pixel, as polygons in shares of the image's size do."""
+    coded = [{"size": list(size), "counts": mask} for mask, size in zip(masks, sizes, strict=True)]
+    empty = sum(not area for start in range(0, len(coded), 255) for area in coco_mask.area(coded[start : start + 255]))
+    if 2 * empty > len(masks):
+        raise DatasetError(
+            f"{path}: {empty} of {len(masks)} masks cover no pixel; polygons must be in pixels, not in shares of the "
+            "image's size"
+        )
 
 
 def _read_json(path: Path) -> dict[str, list[Any]]:

@@ -188,6 +188,9 @@ def measure(
     ]
     if math.isnan(effect.low):
         reasons.append("one seed and no resamples of several images: no interval")
+    if effect.low == effect.high == contrast_of_equals(claim.kind):
+        verdict = "undecided"
+        reasons.append("both rows came out the same on every resample: nothing to tell them apart")
     trainings = {records[row, seeds[0]].provenance.keys["train"] for row in claim.rows}
     if len(seeds) == 1 and len(trainings) > 1 and not is_cost(metric):
         # An interval over images says nothing of how another training of each row would come out.
@@ -207,6 +210,11 @@ def measure(
         seeds=seeds,
         images=example.evaluation.images,
     )
+
+
+def contrast_of_equals(kind: effects.Kind) -> float:
+    """The effect of two rows with the same numbers."""
+    return float(effects.contrast(kind, np.ones(1), np.ones(1))[0])
 
 
 def _state(record: Record | None) -> str:

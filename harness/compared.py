@@ -65,11 +65,13 @@ class Entry:
         return "" if math.isnan(self.delta) else f" ({self.delta:+z.{self.column.digits}f})"
 
     def text(self) -> str:
-        """``value ± half (+delta)``, as far as there is one."""
+        """``value ± half (+delta)``, as far as there is one; a lopsided interval as ``value [low, high]``."""
         if math.isnan(self.value.value):
             return "-"
-        half = "" if math.isnan(self.value.half) else f" ± {self._printed(self.value.half)}"
-        return f"{self._printed(self.value.value)}{half}{self.delta_text()}"
+        interval = "" if math.isnan(self.value.half) else f" ± {self._printed(self.value.half)}"
+        if interval and self.value.lopsided:
+            interval = f" [{self._printed(self.value.low)}, {self._printed(self.value.high)}]"
+        return f"{self._printed(self.value.value)}{interval}{self.delta_text()}"
 
     def _printed(self, number: float) -> str:
         return f"{number:z.{self.column.digits}f}"

@@ -130,6 +130,7 @@ def data_sets(suite: Suite, request: Request) -> list[DataSet]:
     found: dict[str, DataSet] = {}
     for name, data in ((name, data) for name, preset in presets.items() for data in preset.data.values()):
         options = check(DATA_OPTIONS[data.dataset], {**data.options, **changes}, "data").model_dump()
+        options = {name: value for name, value in options.items() if name != "val_limit"}  # the whole is asked about
         key = f"{data.dataset} {sorted(options.items())}"
         users = dict.fromkeys((*(found[key].presets if key in found else ()), name))
         found[key] = DataSet(data.dataset, options, tuple(users), official_archives(data.dataset, options))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from tabulate import tabulate
 
+_UNRUN = 3  # rows without a cell that the terminal still lists
 _MANY = 9  # columns of a LaTeX table from which on it is shrunk to the page
 
 # Characters that LaTeX takes as commands, or that its oldest font encoding lacks.
@@ -36,9 +37,14 @@ class Drawn:
     footnotes: tuple[str, ...]
 
     def terminal(self) -> str:
-        notes = "".join(f"\n  {note}" for note in self.footnotes)
-        table = tabulate(self.body, self.head, tablefmt="rounded_outline", disable_numparse=True)
-        return f"{self.title}\n{table}{notes}"
+        """Many rows that were not run are counted, not listed: the files have them."""
+        body, footnotes = list(self.body), list(self.footnotes)
+        unrun = [row for row in body if "not run" in row]
+        if len(unrun) > _UNRUN:
+            body = [row for row in body if row not in unrun]
+            footnotes.append(f"{len(unrun)} rows were not run; the files list them")
+        notes = "".join(f"\n  {note}" for note in footnotes)
+        return f"{self.title}\n{tabulate(body, self.head, tablefmt='rounded_outline', disable_numparse=True)}{notes}"
 
     def markdown(self) -> str:
         # A bar in a name would end the cell.

@@ -173,22 +173,31 @@ def _line(pixels: list[int], values: list[float]) -> Line:
     return Line(max(values[1] - slope * pixels[1], 0.0), slope)
 
 
-def describe(cell: Cell, data_root: Path | None, store: Store, shared: bool = False) -> str:
-    """For a person: "train 3 min, network 20 s, 1.4 GB", or why not; ``shared``: an earlier cell trains for it, too."""
+def describe(cell: Cell, data_root: Path | None, store: Store, shared: bool = False) -> tuple[str, float]:
+    """For a person: "train 3 min, network 20 s, 1.4 GB", or why not; and the seconds.
+
+    ``shared``: an earlier cell trains for it, too.
+    """
     if {"train", "predict"} <= set(cell.finished()):
-        return ""
+        return "", 0.0
     try:
         found = estimate(cell, data_root, store)
     except DatasetError as error:
-        return f"unknown: {error}"
+        return f"unknown: {error}", 0.0
     except Exception as error:  # a stranger's method, on images it was not made for
-        return f"unknown: {type(error).__name__}: {error}"
-    train = "train shared" if shared else f"train {_duration(found.train)}"
+        return f"unknown: {type(error).__name__}: {error}", 0.0
+    train = "train shared" if shared else f"train {duration(found.train)}"
     parts = [train] if found.train else []
-    return ", ".join([*parts, f"network {_duration(found.predict)}", f"{found.memory / 1e9:.1f} GB"])
+    text = ", ".join([*parts, f"network {duration(found.predict)}", f"{found.memory / 1e9:.1f} GB"])
+    return text, found.predict + found.train * (not shared)
 
 
-def _duration(seconds: float) -> str:
+def device_name() -> str:
+    """What cells run on here."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
+
+
+def duration(seconds: float) -> str:
     for size, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"

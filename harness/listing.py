@@ -28,8 +28,7 @@ def show_dry_run(suite: str, request: Request, output: Path, console: Console) -
         preset_name, preset, cells = resolve(load_suite(suite), request)
         _print(console, f"suite {suite}, preset {preset_name}: {preset.description}")
         _print(console, f"States and estimates of the cells are unknown, because the data cannot be opened: {error}")
-        for _, settings in cells:
-            _show_settings(settings, console)
+        _show_settings([settings for _, settings in cells], console)
         return
     show_plan(job, console)
 
@@ -37,20 +36,36 @@ def show_dry_run(suite: str, request: Request, output: Path, console: Console) -
 def show_plan(job: Job, console: Console) -> None:
     """Cells with the state of their steps, then the settings that each one resolves to."""
     _print(console, f"suite {job.suite.name}, preset {job.preset_name}: {job.preset.description}")
-    estimates, trained = [], set()
+    estimates, trained, total = [], set(), 0.0
     with bar(console, "estimating time and memory", len(job.cells)) as advance:
         for number, cell in enumerate(job.cells, 1):
             shared = cell.folders["train"] in trained
             trained.add(cell.folders["train"])
-            estimates.append(estimate.describe(cell, job.data_root, job.store, shared))
+            text, seconds = estimate.describe(cell, job.data_root, job.store, shared)
+            estimates.append(text)
+            total += seconds
             advance(number)
     _print(console, _cells(job.cells, estimates))
-    _print(console, "estimates: from small images of noise on this machine, without loading, grouping and judging")
-    for cell in job.cells:
-        _show_settings(cell.settings, console)
+    _print(
+        console,
+        f"about {estimate.duration(total)} in all; estimates are from small images of noise, now, on "
+        f"{estimate.device_name()}, without loading, grouping and judging",
+    )
+    _show_settings([cell.settings for cell in job.cells], console)
 
 
-def _show_settings(settings: Settings, console: Console) -> None:
+def _show_settings(cells: Sequence[Settings], console: Console) -> None:
+    """What all cells share, then what each one has beside it."""
+    lines = {settings.cell: _settings_lines(settings) for settings in cells}
+    shared = set.intersection(*map(set, lines.values())) if len(lines) > 1 else set()
+    if shared:
+        common = [line for line in next(iter(lines.values())) if line in shared]
+        _print(console, "\nall cells\n" + "\n".join(common))
+    for cell, own in lines.items():
+        _print(console, f"\n{cell}\n" + "\n".join(line for line in own if line not in shared))
+
+
+def _settings_lines(settings: Settings) -> list[str]:
     sections = {
         f"{settings.method}": settings.config,
         "data": {"dataset": settings.dataset, **settings.data},
@@ -62,8 +77,7 @@ def _show_settings(settings: Settings, console: Console) -> None:
         "predict": settings.predict.model_dump(),
         "evaluate": settings.evaluate.model_dump(),
     }
-    lines = [f"  {name}.{key} = {value}" for name, values in sections.items() for key, value in values.items()]
-    _print(console, f"\n{settings.cell}\n" + "\n".join(lines))
+    return [f"  {name}.{key} = {value}" for name, values in sections.items() for key, value in values.items()]
 
 
 def show_everything(

@@ -25,6 +25,12 @@ class Measured:
         """Half the interval's width."""
         return 0.5 * (self.high - self.low)
 
+    @property
+    def lopsided(self) -> bool:
+        """Whether "value ± half" would say something else than the interval: one side is half as long again."""
+        below, above = self.value - self.low, self.high - self.value
+        return max(below, above) > 1.5 * min(below, above)
+
     def scaled(self, scale: float) -> Measured:
         return Measured(scale * self.value, scale * self.low, scale * self.high)
 

@@ -42,14 +42,20 @@ class Point:
     y: Measured
 
 
-def plot(plot: Plot, rows: Mapping[str, Row], preset: Preset, records: Sequence[Record]) -> bytes | None:
-    """The plot as a PNG of 150 dots an inch; None with fewer than two points.
+def plot(
+    plot: Plot, rows: Mapping[str, Row], preset: Preset, records: Sequence[Record], notes: Sequence[str] = ()
+) -> bytes | None:
+    """The plot as a PNG of 150 dots an inch, ``notes`` of the run below its title; None with fewer than two points.
 
     A colour is a method, a marker a data set; bars are the intervals of `harness.measured.measured`. Rows without both
     numbers are left out, and on a logarithmic axis those that are not above 0.
     """
     points = _points(plot, rows, preset, records)
-    return _png(plot, preset, points) if len(points) > 1 else None
+    if len(points) < 2:
+        return None
+    images = sorted({record.evaluation.images for record in finished(records)})
+    judged = f"on {' and '.join(map(str, images))} images; bars: the intervals of the tables"
+    return _png(plot, [preset.description, *notes, judged], points)
 
 
 def _points(plot: Plot, rows: Mapping[str, Row], preset: Preset, records: Sequence[Record]) -> list[Point]:
@@ -69,7 +75,7 @@ def _fits(value: Measured, axis: Axis) -> bool:
     return math.isfinite(value.value) and not (axis.log and value.value <= 0)
 
 
-def _png(plot: Plot, preset: Preset, points: Sequence[Point]) -> bytes:
+def _png(plot: Plot, notes: Sequence[str], points: Sequence[Point]) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -81,7 +87,7 @@ def _png(plot: Plot, preset: Preset, points: Sequence[Point]) -> bytes:
     figure = Figure(figsize=size, dpi=DPI, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    _frame(axes, plot, preset)
+    _frame(axes, plot, notes)
     for one in points:
         _draw_point(axes, one, colours[one.method], markers[one.data])
     for name, axis in (("x", plot.x), ("y", plot.y)):
@@ -101,8 +107,8 @@ def _png(plot: Plot, preset: Preset, points: Sequence[Point]) -> bytes:
     return out.getvalue()
 
 
-def _frame(axes: Axes, plot: Plot, preset: Preset) -> None:
-    below = textwrap.wrap(preset.description, 110)
+def _frame(axes: Axes, plot: Plot, notes: Sequence[str]) -> None:
+    below = textwrap.wrap("; ".join(notes), 110)
     axes.set_title(_text(plot.title), fontsize=12, loc="left", pad=10 + 12 * len(below))
     text = _text("\n".join(below))
     axes.text(0, 1.02, text, transform=axes.transAxes, fontsize=8, color="0.35", va="bottom", in_layout=False)

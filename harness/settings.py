@@ -37,7 +37,13 @@ class ShapesOptions(Spec):
     val_split: Literal["val", "test"] = "test"
 
 
-class VocOptions(Spec):
+class FileOptions(Spec):
+    """``val_limit``: how many images to judge on, evenly spaced over the split (0: all)."""
+
+    val_limit: int = Field(0, ge=0)
+
+
+class VocOptions(FileOptions):
     """`datasets.voc`: the lists of ImageSets/Segmentation to train and to judge on.
 
     ``regions`` is a folder of VOC2012 with an over-segmentation of every training image as ID.png; empty: none.
@@ -48,7 +54,7 @@ class VocOptions(Spec):
     regions: str = ""
 
 
-class CocoOptions(Spec):
+class CocoOptions(FileOptions):
     """`datasets.coco`: any data in COCO's layout, by the JSON files to train and to judge on.
 
     Paths are absolute or relative to --data-root. ``train_images`` and ``val_images`` are the images' folders; empty:
@@ -61,7 +67,7 @@ class CocoOptions(Spec):
     val_images: str = ""
 
 
-class CityscapesOptions(Spec):
+class CityscapesOptions(FileOptions):
     """`datasets.cityscapes`: folders of leftImg8bit and gtFine to train and to judge on.
 
     ``task`` says what the class map holds: the 8 classes with instances, or the 19 of semantic segmentation.
@@ -72,7 +78,7 @@ class CityscapesOptions(Spec):
     task: Literal["instances", "semantic"] = "instances"
 
 
-class BsdsOptions(Spec):
+class BsdsOptions(FileOptions):
     """`datasets.bsds`: folders of BSDS500 to train and to judge on; "all" is a folder without splits."""
 
     train_split: Literal["train", "val", "test", "trainval", "all"] = "train"

@@ -47,11 +47,12 @@ class Row(Spec):
 
 
 class RowPreset(Spec):
-    """What a preset changes for one method or one row: fields of its config, and of the shared recipe."""
+    """What a preset changes for one method or one row: fields of its config and of the shared recipe; a row's title."""
 
     config: dict[str, Any] = {}
     train: dict[str, Any] = {}
     predict: dict[str, Any] = {}
+    title: str = ""
 
 
 class Data(Spec):

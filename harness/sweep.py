@@ -24,6 +24,7 @@ from harness.reported import check_reported
 from harness.store import STEPS, Store, digest, write_file, write_text
 from harness.suite import Preset, Suite, load_suite
 
+NEEDS_NO_FILES = {"shapes"}
 # What --set may change without making a recipe or its judgement another one: how it runs, and regions that papers have.
 HARMLESS = {"train.workers", "data.regions"}
 
@@ -191,9 +192,11 @@ def make_record(cell: Cell, outcome: Outcome) -> Record:
 
 
 def tables_folder(job: Job) -> Path:
-    """Where the job's tables lie. Those of changed settings must not take the place of the suite's own."""
-    changed = changes(job)
-    return job.store.tables(job.suite.name, job.preset_name + (f"-{digest(changed)[:8]}" if changed else ""))
+    """Where the job's tables lie. Those of changed settings, or of other data, must not take each other's place."""
+    cells = [*job.cells, *job.others]
+    data = sorted({cell.val_fingerprint for cell in cells if not NEEDS_NO_FILES & {cell.settings.dataset}})
+    parts = [*changes(job), *data]
+    return job.store.tables(job.suite.name, job.preset_name + (f"-{digest(parts)[:8]}" if parts else ""))
 
 
 def changes(job: Job) -> list[str]:
@@ -205,8 +208,11 @@ def _show_tables(job: Job, records: Sequence[Record], console: Console) -> None:
     """Write every table and plot of the suite; print those that have something to show, or were asked for."""
     folder, changed = tables_folder(job), changes(job)
     notes = [f"changed with --set: {', '.join(changed)}"] if changed else []
+    notes += [f"data: {job.data_root}"] if job.data_root else []
     reason = "settings changed with --set" if set(job.overrides) - HARMLESS else ""
     rows = {**job.suite.rows, **{cell.settings.row: cell.row for cell in job.cells}}
+    named = {name: changed.title for name, changed in job.preset.rows.items() if changed.title}
+    rows = {name: row.model_copy(update={"title": named.get(name, row.title)}) for name, row in rows.items()}
     kept = [record for record in (read_record(cell.record) for cell in job.others) if record is not None]
     known = [*records, *kept]
     empty, seeds = [], {cell.settings.seed for cell in job.cells}
@@ -226,7 +232,7 @@ def _show_tables(job: Job, records: Sequence[Record], console: Console) -> None:
         else:
             empty.append(name)
     for name, plot in job.suite.plots.items():
-        image = plots.plot(plot, rows, job.preset, known)
+        image = plots.plot(plot, rows, job.preset, known, notes)
         if image is not None:
             write_file(folder / f"{name}.png", lambda file, image=image: file.write(image))
     if empty:

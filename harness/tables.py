@@ -91,7 +91,8 @@ def _lines(
         for data_name in data:
             title = f"{row.title}, {data_name}" if several else row.title
             chosen = of_cell(records, name, data_name)
-            reason = changed or _not_comparable(row, reported, preset, data_name, finished(chosen))
+            reason = _not_comparable(row, reported, preset, data_name, finished(chosen))
+            reason = "; ".join(dict.fromkeys(filter(None, (changed, reason))))
             line = _measured_line(title, data_name, chosen, _entries(reported, table), reason, row.not_comparable)
             without = table.compare == "none" and line.status == "ok"
             yield dataclasses.replace(line, verdict="") if without else line
@@ -111,11 +112,20 @@ def _not_comparable(row: Row, reported: Reported | None, preset: Preset, data_na
     official = preset.data[data_name].official_images
     images = done[0].evaluation.images if done else official
     other = f"{images} images, not the official {official}" if official and images != official else ""
+    if done and same_images(done[0]):
+        other = "judged on the images that it was trained on"
     own = "" if reported is None else reported.not_comparable
     if own and reported.unless and done:
         data = done[0].settings.data
         own = "" if all(str(data.get(key)) == value for key, value in reported.unless.items()) else own
     return other or preset.not_comparable or row.not_comparable or own
+
+
+def same_images(record: Record) -> bool:
+    """Whether a cell was judged on its training images, as data on disk name them."""
+    data = record.settings.data
+    pairs = [(data.get(f"train_{name}"), data.get(f"val_{name}")) for name in ("split", "annotations")]
+    return any(train is not None and train == val for train, val in pairs)
 
 
 def _measured_line(

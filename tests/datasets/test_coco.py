@@ -306,7 +306,8 @@ def test_file_names_with_folders(tmp_path: Path) -> None:
 
 def test_missing_folders_files_and_images(root: Path, tmp_path: Path) -> None:
     says(lambda: Coco(None, TRAIN, "", training=True), "--data-root")
-    says(lambda: Coco(root, "no.json", "", training=True), "no.json is not a file", "cocodataset.org")
+    says(lambda: Coco(root, "no2017.json", "", training=True), "no2017.json is not a file", "cocodataset.org")
+    assert "cocodataset.org" not in message(lambda: Coco(root, "mine.json", "", training=True))  # nobody asked for COCO
     says(lambda: Coco(root, TRAIN, "nowhere", training=True), "nowhere", "is not a folder")
     for number in (9, 25):
         (root / f"train2017/{number:012d}.jpg").rename(tmp_path / f"{number}.jpg")
@@ -536,3 +537,10 @@ def test_a_crowd_may_be_a_polygon_and_lies_behind(tmp_path: Path) -> None:
     crowd = annotation(1, 1, rectangle(0, 0, 1, 1), iscrowd=1)  # smaller than the object, and still behind it
     sample = one(tmp_path, annotation(1, 3, rectangle(0, 0, 2, 1)), crowd, annotation(1, 1, crowd_row(), iscrowd=1))[0]
     np.testing.assert_array_equal(sample.semantic[[0, 3]], [[2, 2, 0, 0, 0, 0], [255] * 6])
+
+
+def test_masks_in_shares_of_the_image_are_refused(tmp_path: Path) -> None:
+    """Normalised polygons are valid ones that cover nothing: every number would be 0 without a word."""
+    tiny = [[0.1, 0.1, 0.4, 0.1, 0.4, 0.3]]
+    with pytest.raises(DatasetError, match="2 of 3 masks cover no pixel; polygons must be in pixels"):
+        one(tmp_path, annotation(1, 1, tiny), annotation(1, 1, tiny), annotation(1, 1, rectangle(0, 0, 3, 2)))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness import estimate
-from harness.estimate import Line, _duration, _line, describe
+from harness.estimate import Line, _line, describe, duration
 from harness.plan import Cell, Request, plan, resolve
 from harness.settings import TrainSettings
 from harness.store import Store
@@ -37,13 +37,17 @@ def test_steps_batches_and_stages_add_up(tmp_path: Path, monkeypatch: pytest.Mon
     assert found.train == pytest.approx(7 * (1 + 0.001 * 2 * 32**2) + 2 * (1 + 0.001 * 2 * 64**2))
     assert found.predict == pytest.approx(3 * 0.5)
     assert found.memory == pytest.approx(estimate._PROCESS + 16_000 + 10 * 2 * 64**2)
-    assert describe(one, None, Store(tmp_path)) == "train 40 s, network 2 s, 0.6 GB"
+    text, seconds = describe(one, None, Store(tmp_path))
+    assert text == "train 40 s, network 2 s, 0.6 GB"
+    assert seconds == pytest.approx(found.train + found.predict)
+    assert describe(one, None, Store(tmp_path), shared=True)[1] == pytest.approx(found.predict)
 
 
 def test_rows_that_share_a_training_share_its_probe(tmp_path: Path) -> None:
     store, before = Store(tmp_path), estimate._training.cache_info().misses
-    assert describe(cell(tmp_path), None, store).startswith("train ")
-    assert describe(cell(tmp_path, "pull_push.threshold=1"), None, store, shared=True).startswith("train shared, netw")
+    assert describe(cell(tmp_path), None, store)[0].startswith("train ")
+    text, _ = describe(cell(tmp_path, "pull_push.threshold=1"), None, store, shared=True)
+    assert text.startswith("train shared, network")
     assert estimate._training.cache_info().misses == before + 1
 
 
@@ -52,7 +56,7 @@ def test_a_method_that_cannot_run_says_so(tmp_path: Path, monkeypatch: pytest.Mo
         raise RuntimeError("no such layer")
 
     monkeypatch.setattr(estimate, "_training", broken)
-    assert describe(cell(tmp_path), None, Store(tmp_path)) == "unknown: RuntimeError: no such layer"
+    assert describe(cell(tmp_path), None, Store(tmp_path)) == ("unknown: RuntimeError: no such layer", 0.0)
 
 
 def test_pixels_of_a_recipe(tmp_path: Path) -> None:
@@ -71,4 +75,4 @@ def test_pixels_of_a_recipe(tmp_path: Path) -> None:
 
 def test_durations_in_the_unit_that_a_person_would_use() -> None:
     texts = {5.0: "5 s", 119.0: "119 s", 300.0: "5 min", 8000.0: "2 h", 200_000.0: "2 d"}
-    assert {seconds: _duration(seconds) for seconds in texts} == texts
+    assert {seconds: duration(seconds) for seconds in texts} == texts
