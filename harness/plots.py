@@ -142,8 +142,10 @@ def _draw_point(axes: Axes, point: Point, colour: str, marker: str) -> None:
 def _axis(axes: Axes, name: str, axis: Axis, values: Sequence[float]) -> None:
     from matplotlib.ticker import AutoLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-    getattr(axes, f"set_{name}label")(axis.title + (" (logarithmic)" if axis.log else ""), fontsize=10)
+    getattr(axes, f"set_{name}label")(_text(axis.title) + (" (logarithmic)" if axis.log else ""), fontsize=10)
     if not axis.log:
+        if min(values) >= 0:  # room below what cannot be says something false
+            getattr(axes, f"set_{name}lim")(**{("left" if name == "x" else "bottom"): 0.0})
         return
     getattr(axes, f"set_{name}scale")("log")
     ticks = getattr(axes, f"{name}axis")
