@@ -104,10 +104,11 @@ def _run(
     optimizer = fabric.setup_optimizers(optimizer)
     model.train()
     still = {id(parameter) for parameter in frozen}
-    for module in model.modules():
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-            still_too = any(id(parameter) in still for parameter in module.parameters(recurse=False))
-            module.train(not (settings.frozen_statistics or still_too))
+    for module in model.modules():  # only ever switched off here: a network may keep levels frozen by itself
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and (
+            settings.frozen_statistics or still & {id(parameter) for parameter in module.parameters(recurse=False)}
+        ):
+            module.eval()
     stream = TrainStream(
         data, settings.steps * settings.batch_size, seed, augmentation(settings), first_image, model.module.overlapping
     )

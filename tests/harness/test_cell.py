@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.nn import BatchNorm2d
 
 from datasets.shapes import Shapes
 from datasets.transforms import Augmentation
@@ -89,6 +90,24 @@ def test_what_starts_pretrained_can_stay_as_it_is_for_a_stage(tmp_path: Path) ->
     assert all(torch.equal(first[name], weights[3][name]) for name in encoder)
     assert not all(torch.equal(first[name], weights[5][name]) for name in encoder if name.endswith("weight"))
     assert not all(torch.equal(first[name], weights[3][name]) for name in first if ".decoder." in name)
+
+
+def test_levels_that_a_network_freezes_stay_as_they_are(tmp_path: Path) -> None:
+    """The trainer must not switch their statistics on again."""
+    outcome(tmp_path / "run", "pull_push_shift")  # the preset freezes two levels
+    (folder,) = (tmp_path / "run" / "steps" / "train").iterdir()
+    weights = load_file(folder / "weights.safetensors")
+    request = Request(methods=["pull_push_shift"], overrides=parse_overrides(TINY))
+    (_, settings) = resolve(load_suite("shapes"), request)[2][0]
+    method_class = load_method("pull_push")
+    method = build_method(method_class, build_config(method_class.Config, settings.config, "x"), 6, 0)
+    method.initialise()
+    method.train()
+    first = method.state_dict()
+    still = [name for name, module in method.named_modules() if isinstance(module, BatchNorm2d) and not module.training]
+    assert still
+    for name in still:
+        torch.testing.assert_close(weights[f"{name}.running_mean"], first[f"{name}.running_mean"], rtol=0, atol=0)
 
 
 def test_images_of_a_later_stage_follow_those_of_the_first() -> None:
