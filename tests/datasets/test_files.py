@@ -244,7 +244,7 @@ def test_images_of_more_than_8_bits_are_refused(tmp_path: Path, mode: str) -> No
         read_rgb(path)
 
 
-@pytest.mark.parametrize("text", ["a/b", "..", "../x", ".hidden", "a b", "c:x", "a\\b", "/tmp/x"])
+@pytest.mark.parametrize("text", ["a/b", "..", "../x", ".hidden", "a b", "c:x", "a\\b", "/etc"])
 def test_what_is_no_image_id(text: str) -> None:
     assert not is_image_id(text)
     assert is_image_id("2007_000032-x.y")
