@@ -133,7 +133,7 @@ class TrainSettings(Spec):
     (0: not).
     """
 
-    steps: int = Field(1000, ge=1)
+    steps: int = Field(1000, ge=0, description="0: nothing is trained")
     batch_size: int = Field(8, ge=1)
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     learning_rate: float = Field(1e-3, gt=0)

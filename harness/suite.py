@@ -47,12 +47,14 @@ class Row(Spec):
 
 
 class RowPreset(Spec):
-    """What a preset changes for one method or one row: fields of its config and of the shared recipe; a row's title."""
+    """What a preset changes for one method or one row: fields of its config and of the shared recipe; a row's title,
+    and why it cannot be held against a paper there."""
 
     config: dict[str, Any] = {}
     train: dict[str, Any] = {}
     predict: dict[str, Any] = {}
     title: str = ""
+    not_comparable: str = ""
 
 
 class Data(Spec):

@@ -133,16 +133,19 @@ class Prediction:
     retrieval: Retrieval | None = None
 
 
-def setting(default: Any, help: str, *, source: str, stage: str = "train", choices: tuple = ()) -> Any:
+def setting(
+    default: Any, help: str, *, source: str, stage: str = "train", choices: tuple = (), file: bool = False
+) -> Any:
     """Declare one field of a method's frozen ``Config``.
 
     ``help`` says what it is, with its unit; ``source`` the paper's section or equation, or "ours".
     ``stage`` is "train" when a trained network depends on the value and "predict" when only the prediction does:
-    changing a "predict" setting re-uses the trained weights.
+    changing a "predict" setting re-uses the trained weights. With ``file`` the value may be the path of a file
+    (absolute, or relative to where the command runs): not its name but its content decides what is re-used.
     """
     if stage not in ("train", "predict"):
         raise ValueError(f"stage must be 'train' or 'predict', not {stage!r}")
-    meta = {"help": help, "source": source, "stage": stage, "choices": choices}
+    meta = {"help": help, "source": source, "stage": stage, "choices": choices, "file": file}
     return field(default=default, metadata=meta)
 
 
@@ -154,6 +157,20 @@ class Method(nn.Module, ABC):
     tasks: ClassVar[frozenset[str]]  # of {"instances", "proposals", "semantic", "boundary"}
     Config: ClassVar[type]
     overlapping: ClassVar[bool] = False  # its loss wants `Batch.objects` where the data have them
+    class_names: tuple[str, ...] = ()  # of classes 1..C; the harness sets them before `initialise`
+
+    @classmethod
+    def settled(cls, config: Any) -> Any:
+        """``config`` with what "automatic" settings stand for on this machine; asked before anything is run."""
+        return config
+
+    @classmethod
+    def implementation(cls, config: Any) -> str:
+        """Whose code does the work, with version and commit, where it is not this project's; for records and tables.
+
+        ``config`` is settled. Raises `MethodError` where that code is missing. A change makes results anew.
+        """
+        return ""
 
     def __init__(self, config: Any, num_classes: int) -> None:
         super().__init__()

@@ -20,9 +20,35 @@ from methods.base import IGNORE, Batch, Instances, Method, MethodError, ObjectMa
 
 @dataclass(frozen=True)
 class MaskRCNNConfig:
+    backend: str = setting(
+        "auto",
+        "whose implementation; auto: detectron2's where it is installed and works, else torchvision's",
+        source="ours",
+        choices=("auto", "detectron2", "torchvision"),
+    )
+    zoo: str = setting(
+        "",
+        "a network of the makers' zoo, as they build it, instead of the one that the settings below describe: "
+        "maskrcnn_resnet50_fpn or maskrcnn_resnet50_fpn_v2 (torchvision), or a file of detectron2's folder configs "
+        "such as COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml; it resizes images as they do",
+        source="ours",
+    )
+    weights: str = setting(
+        "",
+        "file to start from: the zoo's weights, whole or of the encoder (.pkl, .pth, .pt, .safetensors); download: "
+        "torchvision's weights of that name",
+        source="ours",
+        file=True,
+    )
+    new_classes: bool = setting(
+        False, "leave the layers of the weights that are for other classes as they are first made", source="ours"
+    )
     encoder: str = setting("resnet50", "timm name of the encoder", source="section 3")
     frozen_levels: int = setting(
         0, "encoder levels that keep their first weights", source="torchvision trains all but 2"
+    )
+    fixed_normalisation: bool = setting(
+        False, "the encoder's batch normalisation does not learn, neither statistics nor factors", source="both makers"
     )
     pretrained: bool = setting(True, "start the encoder from ImageNet", source="section 3")
     strides: tuple[int, ...] = setting((4, 8, 16, 32), "pyramid levels, by their stride in pixels", source="FPN")
@@ -38,8 +64,19 @@ class MaskRCNNConfig:
     canonical_size: int = setting(224, "side in pixels of a box that is pooled from stride 16", source="FPN, eq. 1")
     representation: int = setting(1024, "width of the box head's two layers", source="FPN")
     mask_layers: tuple[int, ...] = setting((256, 256, 256, 256), "widths of the mask head's layers", source="figure 4")
-    proposals: int = setting(2000, "proposals kept in training (before and after NMS)", source="torchvision")
-    test_proposals: int = setting(1000, "proposals kept in prediction", source="torchvision", stage="predict")
+    proposals: int = setting(
+        0,
+        "proposals kept in training, before and after NMS (0: as the makers, 2000 before and 2000 or 1000 after)",
+        source="both makers",
+    )
+    test_proposals: int = setting(1000, "proposals kept in prediction", source="both makers", stage="predict")
+    rpn_proposals: int = setting(
+        0,
+        "proposals of the network's first stage that get a mask and are judged as proposals, best first (0: the "
+        "detections are)",
+        source="ours",
+        stage="predict",
+    )
     anchor_samples: int = setting(256, "anchors sampled per image for the proposals' loss", source="torchvision")
     box_samples: int = setting(512, "proposals sampled per image for the box loss", source="section 3.1, FPN")
     score_threshold: float = setting(0.05, "lowest score kept", source="torchvision", stage="predict")
