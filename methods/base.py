@@ -56,7 +56,7 @@ class Batch:
 class Instances:
     """The objects found in one image, at its original resolution."""
 
-    masks: Tensor  # (N, H, W) bool, may overlap
+    masks: Tensor  # (N, H, W) bool, may overlap; without a pixel only where the instance has a box of its own
     labels: Tensor  # (N,) int64 in 1..C (0 for class-agnostic proposals)
     scores: Tensor  # (N,) float32 in [0, 1]
     # (N, 4) float32 x1, y1, x2, y2 in pixels of the original image, only where a method has boxes of its own

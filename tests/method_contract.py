@@ -157,7 +157,7 @@ def check_instances(found: Instances, size: list[int]) -> None:
     assert found.labels.dtype == torch.int64
     assert found.scores.dtype == torch.float32
     assert ((found.scores >= 0) & (found.scores <= 1)).all()
-    assert found.masks.flatten(1).any(1).all(), "an instance without a pixel"
+    assert found.boxes is not None or found.masks.flatten(1).any(1).all(), "an instance without a pixel, nor a box"
 
 
 def test_predicts_an_image_of_any_size(method: Method) -> None:

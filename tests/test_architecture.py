@@ -28,8 +28,13 @@ HELPERS = {
         "methods.backbones",
         "methods.erfnet",
         "methods.grouping",
+        # Mask R-CNN is one plugin over two makers.
+        "methods.rcnn",
+        "methods.rcnn_detectron2",
+        "methods.rcnn_torchvision",
         "methods.regroup",
         "methods.scoring",
+        "methods.weights",
     },
     # coco_json is what coco reads its annotation with.
     "datasets": {"datasets", "datasets.base", "datasets.coco_json", "datasets.files", "datasets.transforms"},

@@ -8,7 +8,7 @@ from method_contract import CLASSES, TINY, check_instances
 
 from harness.plan import load_method
 from methods.base import Batch, Method
-from methods.mask_rcnn import objects_of_map
+from methods.rcnn import objects_of_map
 
 SIDE = 96
 

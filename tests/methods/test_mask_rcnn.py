@@ -10,7 +10,8 @@ from method_contract import CLASSES, TINY
 from scenes import scenes
 
 from methods.base import Batch, MethodError, ObjectMasks
-from methods.mask_rcnn import MaskRCNN, MaskRCNNConfig, clipped, object_targets, objects_of_map
+from methods.mask_rcnn import MaskRCNN
+from methods.rcnn import MaskRCNNConfig, clipped, object_targets, objects_of_map
 
 
 def build() -> MaskRCNN:
@@ -130,7 +131,7 @@ def test_padding_is_no_part_of_an_image() -> None:
     height, width = batch.images.shape[2:]
     smaller = replace(batch, sizes=torch.tensor([[height, width // 2], [height - 32, width]]))
     seen = []
-    method.model.transform.register_forward_pre_hook(lambda module, inputs: seen.append(inputs))
+    method.detector.model.transform.register_forward_pre_hook(lambda module, inputs: seen.append(inputs))
     method.train().loss(smaller)
     images, targets = seen[0]
     assert [tuple(image.shape[1:]) for image in images] == [(height, width // 2), (height - 32, width)]

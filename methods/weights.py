@@ -1,0 +1,162 @@
+"""Weights from files of others: read without running any code that a file may bring, and fitted without silent gaps."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from methods.base import MethodError
+
+# All that a pickle of arrays needs. numpy 1 and numpy 2 name the same functions differently.
+_ALLOWED = {
+    *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("_codecs", "encode"),
+    ("collections", "OrderedDict"),
+}
+# Not weights: they are made anew with the network, or count batches.
+_BOOKKEEPING = ("num_batches_tracked", "cell_anchors", "pixel_mean", "pixel_std")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Tensors by name, as a file has them; ``author`` and ``by_suffix`` are what detectron2's files say of theirs."""
+
+    source: str
+    tensors: dict[str, Tensor]
+    author: str = ""
+    by_suffix: bool = False  # names lack the network's first parts
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Reads dictionaries, lists, texts, numbers and arrays; any other object is refused before it is made."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"it holds {module}.{name}, which is no array")
+        return super().find_class(module, name)
+
+
+def read_weights(path: Path) -> Weights:
+    """Read ``path`` by its ending: .pkl (detectron2 and Detectron), .pth or .pt (torch), .safetensors.
+
+    Raises `MethodError` where the file is missing, is not what its ending says, or holds anything but tensors.
+    """
+    readers = {".pkl": _read_pickle, ".pth": _read_torch, ".pt": _read_torch, ".safetensors": load_file}
+    if path.suffix not in readers:
+        raise MethodError(f"weights {path}: the ending is none of {', '.join(readers)}")
+    if not path.is_file():
+        raise MethodError(f"weights {path}: there is no such file")
+    try:
+        content = readers[path.suffix](path)
+        return _weights(str(path), content)
+    except (
+        OSError, EOFError, pickle.UnpicklingError, SafetensorError, zipfile.BadZipFile, ValueError, TypeError, KeyError,
+        IndexError, AttributeError, RuntimeError, ImportError,
+    ) as error:  # fmt: skip  # a damaged pickle fails in many ways
+        raise MethodError(f"weights {path}: cannot be read: {error}") from error
+
+
+def _read_pickle(path: Path) -> Any:
+    with path.open("rb") as file:
+        return _ArraysOnly(file, encoding="latin1").load()  # files of Python 2 among them
+
+
+def _read_torch(path: Path) -> Any:
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _weights(source: str, content: Any) -> Weights:
+    if not isinstance(content, Mapping):
+        raise ValueError(f"it holds a {type(content).__name__}, not tensors by name")
+    author, by_suffix = str(content.get("__author__", "")), bool(content.get("matching_heuristics", False))
+    if source.endswith(".pkl") and not ("model" in content and "__author__" in content):
+        # Detectron's files: bare arrays, or "blobs" with the optimiser's momenta among them.
+        content = {name: value for name, value in content.get("blobs", content).items() if _is_array(value)}
+        content = {name: value for name, value in content.items() if not name.endswith("_momentum")}
+        author, by_suffix = "Caffe2", True
+    else:
+        content = content.get("model", content)
+    tensors = {str(name): _tensor(name, value) for name, value in content.items()}
+    return Weights(source, tensors, author, by_suffix)
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, (np.ndarray, Tensor))
+
+
+def _tensor(name: str, value: Any) -> Tensor:
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+        return torch.from_numpy(np.ascontiguousarray(value))
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name} is no tensor")
+    return value
+
+
+def fit(
+    module: nn.Module,
+    weights: Weights,
+    *,
+    encoder: str,
+    class_layers: Iterable[str],
+    new_classes: bool = False,
+) -> str:
+    """Copy ``weights`` into ``module`` and say what they were: "whole", "all but classes" or "encoder".
+
+    The names must be those of the module's ``state_dict``. ``encoder`` is the first part of the encoder's names,
+    ``class_layers`` of the layers that depend on the classes: with ``new_classes`` those stay as they are. Weights that
+    fill neither the whole network nor exactly the encoder are a `MethodError`: nothing is left out silently.
+    """
+    own = {name: value for name, value in module.state_dict().items() if not name.endswith(_BOOKKEEPING)}
+    given = {name: value for name, value in weights.tensors.items() if not name.endswith(_BOOKKEEPING)}
+    of_classes = {name for name in own if name.startswith(tuple(class_layers))}
+    fitting = {name for name in own if name in given and given[name].shape == own[name].shape}
+    of_encoder = {name for name in own if name.startswith(encoder)}
+    foreign = set(given) - set(own)
+    if fitting >= set(own) and not foreign and not new_classes:
+        kind, wanted = "whole", fitting
+    elif new_classes and fitting >= set(own) - of_classes and not foreign:
+        kind, wanted = "all but classes", fitting - of_classes
+    elif of_encoder and fitting >= of_encoder and not set(given) & (set(own) - of_encoder):
+        kind, wanted = "encoder", of_encoder  # the classifier of an ImageNet file is foreign, and not needed
+    else:
+        raise MethodError(_misfit(weights, own, given, fitting, of_classes, new_classes))
+    module.load_state_dict({name: given[name].to(own[name].dtype) for name in wanted}, strict=False)
+    return kind
+
+
+def _misfit(
+    weights: Weights,
+    own: Mapping[str, Tensor],
+    given: Mapping[str, Tensor],
+    fitting: set[str],
+    of_classes: set[str],
+    new_classes: bool,
+) -> str:
+    """Why weights do not fit, with the first example of each kind."""
+    shaped = sorted((set(own) & set(given)) - fitting)
+    missing, foreign = sorted(set(own) - set(given)), sorted(set(given) - set(own))
+    parts = [f"weights {weights.source} do not fit the network: {len(fitting)} of its {len(own)} tensors are there"]
+    if shaped:
+        name = shaped[0]
+        parts.append(
+            f"{len(shaped)} have another shape ({name}: {tuple(given[name].shape)}, not {tuple(own[name].shape)})"
+        )
+    if missing:
+        parts.append(f"{len(missing)} are missing ({missing[0]})")
+    if foreign:
+        parts.append(f"{len(foreign)} are of another network ({foreign[0]})")
+    if not new_classes and shaped and set(shaped) <= of_classes and not missing:
+        parts.append("only layers for the classes differ: new_classes = true trains those anew")
+    return "; ".join(parts)
