@@ -52,6 +52,7 @@ def run_cell(plan: CellPlan, report: Reporter) -> None:
     method = None
     if {"train", "predict"} & set(plan.missing):
         method = build_method(method_class, config, len(splits.train.info.categories), settings.seed)
+        method.class_names = tuple(splits.train.info.categories)
     for step in plan.missing:
         with store.create(plan.folders[step], plan.drafts) as draft:
             if step == "train":

@@ -59,7 +59,7 @@ def estimate(cell: Cell, data_root: Path | None, store: Store) -> Estimate:
     categories = len(splits.train.info.categories)
     train = predict = 0.0
     memory = _PROCESS
-    if "train" not in finished:
+    if "train" not in finished and any(stage.steps for stage in settings.train.stages()):
         of_training = stage_config(load_method(settings.method), settings.config)["train"]
         step, kept, weights = _training(
             settings.method, json.dumps(of_training, sort_keys=True), categories, settings.train.optimizer

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.base import Dataset
+from datasets.files import file_digests
 from harness.settings import Settings
 from harness.store import code_digest, digest
 from harness.suite import ROOT
@@ -42,10 +43,20 @@ class Splits:
 
 
 def step_keys(
-    settings: Settings, method: type[Method], splits: Splits, others: Mapping[str, Dataset]
+    settings: Settings,
+    method: type[Method],
+    implementation: str,
+    splits: Splits,
+    others: Mapping[str, Dataset],
+    cache: Path,
 ) -> dict[str, str]:
-    """The keys of train, predict and evaluate; ``others`` are the splits of later stages."""
-    config = stage_config(method, settings.config)
+    """The keys of train, predict and evaluate.
+
+    ``implementation`` is whose code a method runs, ``others`` are the splits of later stages, ``cache`` keeps files'
+    digests.
+    """
+    config = stage_config(method, _by_content(method, settings.config, cache))
+    library = [implementation] if implementation else []
     source = method_files(method)
     training_source = [path for path in source if path not in _PREDICTION_ONLY]
     borrowed = ALGORITHMS.get(settings.config.get("regroup", "own"))
@@ -55,7 +66,7 @@ def step_keys(
         _data_code(settings.dataset), config["train"], settings.train.model_dump(exclude={"workers"}), settings.seed,
         [stage.model_dump(exclude={"workers"}) for stage in settings.train.stages()],
         splits.train.info.fingerprint, splits.train.info.categories,
-        {name: data.info.fingerprint for name, data in others.items()},
+        {name: data.info.fingerprint for name, data in others.items()}, *library,
     )  # fmt: skip
     predict = digest(
         "predict", train, code_digest({*source, *grouping_source}), _code("predict"), config["predict"],
@@ -63,6 +74,20 @@ def step_keys(
     )  # fmt: skip
     evaluate = digest("evaluate", predict, _code("evaluate"), settings.evaluate.model_dump())
     return {"train": train, "predict": predict, "evaluate": evaluate}
+
+
+def _by_content(method: type[Method], config: Mapping[str, Any], cache: Path) -> dict[str, Any]:
+    """Settings that name a file, with the file's content in place of its name."""
+    files = {field.name for field in dataclasses.fields(method.Config) if field.metadata.get("file")}
+    return {name: _content(Path(value), cache) if name in files and value else value for name, value in config.items()}
+
+
+def _content(path: Path, cache: Path) -> Any:
+    """A key of the file's content, or of all files of a folder; the name itself where there is neither."""
+    inside = sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
+    if not all(one.is_file() for one in inside):
+        return str(path)
+    return file_digests(inside, cache)
 
 
 def stage_config(method: type[Method], config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

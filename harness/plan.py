@@ -31,16 +31,21 @@ from harness.settings import (
 )
 from harness.store import STEPS, Store
 from harness.suite import Data, Preset, Row, RowPreset, Suite
-from methods.base import Method
+from methods.base import Method, MethodError
 from methods.grouping import GroupingConfig
+from methods.weights import READERS as WEIGHTS_FILES
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One method on one dataset with one seed, and the keys of its three steps."""
+    """One method on one dataset with one seed, and the keys of its three steps.
+
+    ``implementation`` says whose code runs where it is not this project's.
+    """
 
     settings: Settings
     row: Row
+    implementation: str
     keys: Mapping[str, str]
     folders: Mapping[str, Path]
     record: Path
@@ -146,7 +151,8 @@ def resolve(suite: Suite, request: Request) -> tuple[str, Preset, list[tuple[Row
         # What makes a row is its own: a value for the whole method does not change it.
         config = {**shared, **of_method, **own["method"], **_merged(of_row), **own["row"]}
         # As JSON has it, so that the cell's process reads back what was planned.
-        resolved = json.loads(json.dumps(dataclasses.asdict(build_config(method.Config, config, row_name))))
+        settled = _settled(method, build_config(method.Config, config, row_name), row_name, request.lenient)
+        resolved = json.loads(json.dumps(dataclasses.asdict(settled)))
         changes = {part: _merged([getattr(layer, part) for layer in layers]) for part in ("train", "predict")}
         train = check(TrainSettings, {**preset.train.model_dump(), **changes["train"], **own["train"]}, "train")
         predict = check(
@@ -164,6 +170,16 @@ def resolve(suite: Suite, request: Request) -> tuple[str, Preset, list[tuple[Row
     if not request.lenient:
         overrides.finish()
     return preset_name, preset, cells
+
+
+def _settled(method: type[Method], config: Any, row: str, lenient: bool) -> Any:
+    """The config with what is automatic decided. A ``lenient`` request shows rows that cannot run here, too."""
+    try:
+        return method.settled(config)
+    except MethodError as error:
+        if lenient:
+            return config
+        raise UsageError(f"{row}: {error}") from error
 
 
 def _data_settings(
@@ -235,17 +251,42 @@ class _Overrides:
         return list(dict.fromkeys(keys))
 
 
-def plan(settings: Iterable[tuple[Row, Settings]], store: Store, data_root: Path | None) -> list[Cell]:
-    """Give every cell its keys. Opens the datasets; raises `UsageError` when data are missing."""
+def plan(
+    settings: Iterable[tuple[Row, Settings]], store: Store, data_root: Path | None, lenient: bool = False
+) -> list[Cell]:
+    """Give every cell its keys. Opens the datasets; raises `UsageError` when data, or a method's library, are missing.
+
+    ``lenient``: cells whose library is missing are left out.
+    """
     cells = []
     for row, one in settings:
+        method = load_method(one.method)
+        try:
+            implementation = method.implementation(build_config(method.Config, one.config, one.row))
+            _check_files(method, one)
+        except MethodError as error:
+            if lenient:
+                continue
+            raise UsageError(f"{one.row}: {error}") from error
         splits = open_data(one.dataset, tuple(sorted(one.data.items())), data_root, store.file_digests)
-        keys = step_keys(one, load_method(one.method), splits, stage_data(one, data_root, store.file_digests))
+        others = stage_data(one, data_root, store.file_digests)
+        keys = step_keys(one, method, implementation, splits, others, store.file_digests)
         folders = {step: store.step(step, _folder_name(step, one), keys[step]) for step in STEPS}
         record = store.record(one.cell, keys["evaluate"])
         fingerprints = (splits.train.info.fingerprint, splits.val.info.fingerprint)
-        cells.append(Cell(one, row, keys, folders, record, *fingerprints))
+        cells.append(Cell(one, row, implementation, keys, folders, record, *fingerprints))
     return cells
+
+
+def _check_files(method: type[Method], settings: Settings) -> None:
+    """Raises `MethodError` for a setting that names a file of weights which is not there."""
+    for field in dataclasses.fields(method.Config):
+        path = Path(settings.config[field.name]) if field.metadata.get("file") else None
+        if path is not None and path.suffix in WEIGHTS_FILES and not path.exists():
+            raise MethodError(
+                f"there is no file {path}; docs/baselines.md says where the makers keep theirs, and "
+                f"--set {settings.row}.{field.name}=PATH names yours"
+            )
 
 
 def _folder_name(step: str, settings: Settings) -> str:

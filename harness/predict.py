@@ -80,6 +80,7 @@ def predict(method: Method, data: Dataset, settings: PredictSettings, folder: Pa
         scoring_ms=_median_ms([s.scoring for s in seconds if s]),
         peak_memory=peak_memory(),
         environment=environment(device.type == "cuda"),
+        implementation=method.implementation(method.config),
     )
 
 

@@ -74,7 +74,10 @@ class Environment(Frozen):
 
 
 class TrainCost(Frozen):
-    """What the train step writes. ``peak_memory`` in bytes: resident size, or the GPU's; without loader processes."""
+    """What the train step writes. ``peak_memory`` in bytes: resident size, or the GPU's; without loader processes.
+
+    ``implementation``: whose code ran, with version and commit, where it is not this project's.
+    """
 
     seconds: float
     steps: int
@@ -83,6 +86,7 @@ class TrainCost(Frozen):
     losses: dict[str, float]
     weights_digest: str
     environment: Environment
+    implementation: str = ""
 
 
 class PredictCost(Frozen):
@@ -98,6 +102,7 @@ class PredictCost(Frozen):
     scoring_ms: Number
     peak_memory: int
     environment: Environment
+    implementation: str = ""
 
 
 class Provenance(Frozen):

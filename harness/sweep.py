@@ -22,7 +22,7 @@ from harness.provenance import environment
 from harness.record import Evaluation, PredictCost, Provenance, Record, TrainCost, read_summary
 from harness.reported import check_reported
 from harness.store import STEPS, Store, digest, write_file, write_text
-from harness.suite import Preset, Suite, load_suite
+from harness.suite import Preset, Row, RowPreset, Suite, load_suite
 
 NEEDS_NO_FILES = {"shapes"}
 # What --set may change without making a recipe or its judgement another one: how it runs, and regions that papers have.
@@ -60,7 +60,7 @@ def make_job(suite_name: str, request: Request, output: Path) -> Job:
     every_row = dataclasses.replace(request, methods=list(suite.rows), tables=None, lenient=True)
     _, _, everything = resolve(suite, every_row)
     rest = [pair for pair in everything if pair[1].cell not in chosen]
-    others = plan(rest, store, request.data_root)
+    others = plan(rest, store, request.data_root, lenient=True)
     return Job(
         suite,
         preset_name,
@@ -137,7 +137,8 @@ def _run_cell(job: Job, cell: Cell, title: str, console: Console) -> Record:
         console.print(f"{title}: reused {', '.join(STEPS)}", markup=False)
         return record
     reused = f" (reused {', '.join(finished)})" if finished else ""
-    console.print(f"{title}: {', '.join(missing) or 'record'}{reused}", markup=False)
+    by = f" by {cell.implementation}" if cell.implementation else ""
+    console.print(f"{title}: {', '.join(missing) or 'record'}{reused}{by}", markup=False)
     outcome = Outcome("ok", "", "")
     if missing:  # a later step whose input is made anew is made anew too
         folder = job.store.output / "logs" / f"{cell.settings.cell}-{cell.keys['evaluate']}"
@@ -204,6 +205,12 @@ def changes(job: Job) -> list[str]:
     return [f"{key} = {value}" for key, value in sorted(job.overrides.items())]
 
 
+def _in_preset(row: Row, changed: RowPreset | None) -> Row:
+    """A row with the title that a preset gives it, and its reason why no paper has such numbers."""
+    own = {name: getattr(changed, name) for name in ("title", "not_comparable") if getattr(changed, name, "")}
+    return row.model_copy(update=own)
+
+
 def _show_tables(job: Job, records: Sequence[Record], console: Console) -> None:
     """Write every table and plot of the suite; print those that have something to show, or were asked for."""
     folder, changed = tables_folder(job), changes(job)
@@ -211,8 +218,7 @@ def _show_tables(job: Job, records: Sequence[Record], console: Console) -> None:
     notes += [f"data: {job.data_root}"] if job.data_root else []
     reason = "settings changed with --set" if set(job.overrides) - HARMLESS else ""
     rows = {**job.suite.rows, **{cell.settings.row: cell.row for cell in job.cells}}
-    named = {name: changed.title for name, changed in job.preset.rows.items() if changed.title}
-    rows = {name: row.model_copy(update={"title": named.get(name, row.title)}) for name, row in rows.items()}
+    rows = {name: _in_preset(row, job.preset.rows.get(name)) for name, row in rows.items()}
     kept = [record for record in (read_record(cell.record) for cell in job.others) if record is not None]
     known = [*records, *kept]
     empty, seeds = [], {cell.settings.seed for cell in job.cells}

@@ -123,6 +123,8 @@ def _not_comparable(row: Row, reported: Reported | None, preset: Preset, data_na
 
 def same_images(record: Record) -> bool:
     """Whether a cell was judged on its training images, as data on disk name them."""
+    if not sum(stage.steps for stage in record.settings.train.stages()):
+        return False  # it only started from somebody's weights
     data = record.settings.data
     pairs = [(data.get(f"train_{name}"), data.get(f"val_{name}")) for name in ("split", "annotations")]
     return any(train is not None and train == val for train, val in pairs)
@@ -140,6 +142,9 @@ def _measured_line(
         Entry(one.column, one.paper, measured(done, one.column.metric).scaled(one.column.scale), not reason)
         for one in papers
     )
+    makers = dict.fromkeys(cost.implementation for one in done for cost in (one.train, one.predict) if cost)
+    by = " or ".join(filter(None, makers))
+    title = f"{title} [{by}]" if by else title
     return _Line(title, data, "ok", len(done), entries, judge(entries, reason, own_reason))
 
 

@@ -85,6 +85,7 @@ def train(
         losses=losses,
         weights_digest=weights_digest(method),
         environment=environment(fabric.device.type == "cuda"),
+        implementation=method.implementation(method.config),
     )
 
 
@@ -98,6 +99,8 @@ def _run(
     report: Callable[[int], None],
 ) -> dict[str, float]:
     """One stage: an optimiser and a schedule of its own. Returns the loss terms of its last step."""
+    if not settings.steps:
+        return {}
     frozen = freeze_pretrained(model.module) if settings.pretrained_rate == 0 else []
     optimizer = make_optimizer(model.module, settings)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(settings, step))

@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 METHODS = {
+    "mask2former": "methods.mask2former:Mask2Former",
     "mask_rcnn": "methods.mask_rcnn:MaskRCNN",
     "pull_push": "methods.pull_push:PullPush",
     "recurrent_mean_shift": "methods.recurrent_mean_shift:RecurrentMeanShift",

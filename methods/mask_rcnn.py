@@ -34,25 +34,21 @@ class MaskRCNN(Method):
     @classmethod
     def settled(cls, config: MaskRCNNConfig) -> MaskRCNNConfig:
         """With the backend that runs, and the weights' whole path. Raises `MethodError` where settings do not fit."""
-        backend = _maker(config.zoo) or config.backend
-        if config.backend not in ("auto", backend):
-            raise MethodError(f"mask_rcnn: {config.zoo} is of {backend}, not of backend = {config.backend}")
-        if backend == "auto":
-            backend = _automatic()
-        if config.weights == "download" and not (config.zoo and backend == "torchvision"):
+        backend, weights = _backend(config), config.weights
+        if weights == "download" and not (config.zoo and backend == "torchvision"):
             names = " or ".join(rcnn_torchvision.ZOO)
             raise MethodError(f"mask_rcnn: weights = download is for torchvision's own networks: set zoo to {names}")
-        file = config.weights not in ("", "download")
-        weights = str(Path(config.weights).resolve()) if file else config.weights
+        if weights not in ("", "download"):
+            weights = str(Path(weights).resolve())  # the cell's process has another working directory
         return dataclasses.replace(config, backend=backend, weights=weights)
 
     @classmethod
     def implementation(cls, config: MaskRCNNConfig) -> str:
-        backend = rcnn_detectron2 if config.backend == "detectron2" else rcnn_torchvision
+        backend = rcnn_detectron2 if _backend(config) == "detectron2" else rcnn_torchvision
         return backend.implementation()
 
     def __init__(self, config: MaskRCNNConfig, num_classes: int) -> None:
-        config = self.settled(config)
+        config = dataclasses.replace(config, backend=_backend(config))
         super().__init__(config, num_classes)
         maker = {
             "detectron2": rcnn_detectron2.Detectron2RCNN,
@@ -90,6 +86,14 @@ class MaskRCNN(Method):
             seconds = Seconds(network=time.perf_counter() - start)
             predictions.append(Prediction(instances, seconds=seconds, proposals=proposals))
         return predictions
+
+
+def _backend(config: MaskRCNNConfig) -> str:
+    """The backend that runs. Raises `MethodError` where the zoo's network is the other maker's."""
+    maker = _maker(config.zoo)
+    if maker and config.backend not in ("auto", maker):
+        raise MethodError(f"mask_rcnn: {config.zoo} is a network of {maker}, not of backend = {config.backend}")
+    return maker or (_automatic() if config.backend == "auto" else config.backend)
 
 
 def _maker(zoo: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import itertools
 import json
 import subprocess
 import sys
@@ -270,7 +271,7 @@ def _zoo_model(config: MaskRCNNConfig, num_classes: int) -> tuple[nn.Module, tup
 
     path = configs_folder() / config.zoo
     if not path.is_file():
-        raise MethodError(f"detectron2 has no {config.zoo} among its configs in {path.parents[len(path.parents) - 1]}")
+        raise MethodError(f"detectron2 has no {config.zoo} in its folder {configs_folder()}")
     cfg = get_cfg()
     cfg.merge_from_file(str(path))
     if cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN" or not cfg.MODEL.MASK_ON:
@@ -300,9 +301,9 @@ def _own_model(config: MaskRCNNConfig, num_classes: int) -> nn.Module:
     )
 
     levels, norm, strides = check_levels(config), group_norm(config) or "", config.strides
-    if any(2 * fine != coarse for fine, coarse in zip(strides, strides[1:], strict=False)):
-        raise MethodError(f"mask_rcnn: detectron2's pyramid needs strides that double, not {list(strides)}")
     bottom_up = _bottom_up(config)
+    if any(2 * fine != coarse for fine, coarse in itertools.pairwise(strides)):
+        raise MethodError(f"mask_rcnn: detectron2's pyramid needs strides that double, not {list(strides)}")
     names = [f"p{stride.bit_length() - 1}" for stride in strides]  # p2 has stride 4
     extra = None
     if config.coarser_level:

@@ -53,13 +53,12 @@ def read_weights(path: Path) -> Weights:
 
     Raises `MethodError` where the file is missing, is not what its ending says, or holds anything but tensors.
     """
-    readers = {".pkl": _read_pickle, ".pth": _read_torch, ".pt": _read_torch, ".safetensors": load_file}
-    if path.suffix not in readers:
-        raise MethodError(f"weights {path}: the ending is none of {', '.join(readers)}")
+    if path.suffix not in READERS:
+        raise MethodError(f"weights {path}: the ending is none of {', '.join(READERS)}")
     if not path.is_file():
         raise MethodError(f"weights {path}: there is no such file")
     try:
-        content = readers[path.suffix](path)
+        content = READERS[path.suffix](path)
         return _weights(str(path), content)
     except (
         OSError, EOFError, pickle.UnpicklingError, SafetensorError, zipfile.BadZipFile, ValueError, TypeError, KeyError,
@@ -75,6 +74,9 @@ def _read_pickle(path: Path) -> Any:
 
 def _read_torch(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+READERS = {".pkl": _read_pickle, ".pth": _read_torch, ".pt": _read_torch, ".safetensors": load_file}
 
 
 def _weights(source: str, content: Any) -> Weights:

@@ -57,6 +57,21 @@ TINY = {
         "test_proposals": 30,
         "score_threshold": 0.0,
     },
+    "mask2former": {
+        "encoder": "tf_efficientnet_lite0",
+        "pretrained": False,
+        "fixed_normalisation": False,
+        "queries": 20,
+        "decoder_layers": 3,
+        "width": 64,
+        "heads": 4,
+        "feed_forward": 128,
+        "feature_width": 64,
+        "mask_width": 64,
+        "encoder_layers": 1,
+        "encoder_feed_forward": 128,
+        "points": 256,
+    },
 }
 CLASSES = 6
 

@@ -22,7 +22,8 @@ def settings_of(suite: str, **request: object) -> list[Settings]:
 def test_every_preset_of_every_suite_resolves(name: str) -> None:
     suite = load_suite(name)
     for preset in suite.presets:
-        cells = settings_of(name, preset=preset, methods=list(suite.rows))
+        # lenient: a row may want weights, or a library, that this machine lacks
+        cells = settings_of(name, preset=preset, methods=list(suite.rows), lenient=True)
         data_sets = sum(len(row.data or suite.presets[preset].data) for row in suite.rows.values())
         expected = data_sets * len(suite.presets[preset].seeds)
         assert len({cell.cell for cell in cells}) == len(cells) == expected
@@ -96,7 +97,7 @@ def test_methods_are_chosen_by_row_or_by_method() -> None:
         ),
         ({"overrides": {"pull_push.grouping": "center"}}, "'center' is not one of center_fixed, center_shift"),
         ({"overrides": {"pull_push.threshold": "big"}}, "pull_push_shift: threshold: Input should be a valid number"),
-        ({"overrides": {"train.steps": 0}}, "train: steps: Input should be greater than or equal to 1"),
+        ({"overrides": {"train.steps": -1}}, "train: steps: Input should be greater than or equal to 0"),
         ({"overrides": {"train.clip": float("inf")}}, "train: clip: Input should be a finite number"),
         ({"overrides": {"train.scale": [2, 1]}}, "scale must be [low, high] with 0 < low <= high"),
         ({"overrides": {"train.short_side": [0]}}, "short_side must hold positive numbers of pixels"),
