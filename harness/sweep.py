@@ -138,7 +138,7 @@ def _run_cell(job: Job, cell: Cell, title: str, console: Console) -> Record:
         return record
     reused = f" (reused {', '.join(finished)})" if finished else ""
     by = f" by {cell.implementation}" if cell.implementation else ""
-    console.print(f"{title}: {', '.join(missing) or 'record'}{reused}{by}", markup=False)
+    console.print(f"{title}: {', '.join(missing) or 'record'}{reused}{by}", markup=False, soft_wrap=True)
     outcome = Outcome("ok", "", "")
     if missing:  # a later step whose input is made anew is made anew too
         folder = job.store.output / "logs" / f"{cell.settings.cell}-{cell.keys['evaluate']}"

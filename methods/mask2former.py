@@ -18,15 +18,25 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from methods.backbones import Normalise, load_imagenet
 from methods.base import IGNORE, Batch, Instances, Method, MethodError, ObjectMasks, Prediction, Seconds, setting
 
 LOSSES = {"class": "loss_cross_entropy", "mask": "loss_mask", "dice": "loss_dice"}  # our names: transformers' prefixes
+Size = Sequence[int]  # (height, width) in pixels
 _STRIDE = 32  # images are padded to its multiples, as the official code does
 _CHUNK = 10  # masks at full size at a time
 _CLASS_LAYERS = ("class_predictor.", "criterion.")
+_THEIR_NAMES = {  # our settings as transformers calls them
+    "queries": "num_queries", "width": "hidden_dim", "heads": "num_attention_heads", "feed_forward": "dim_feedforward",
+    "feature_width": "feature_size", "mask_width": "mask_feature_size", "encoder_layers": "encoder_layers",
+    "encoder_feed_forward": "encoder_feedforward_dim", "common_stride": "common_stride", "points": "train_num_points",
+    "oversampling": "oversample_ratio", "importance": "importance_sample_ratio", "loss_mask": "mask_weight",
+    "loss_dice": "dice_weight", "loss_class": "class_weight", "loss_no_object": "no_object_weight",
+}  # fmt: skip
 # Label files of COCO that name some classes as VOC does are common.
 _SYNONYMS = {"motorbike": "motorcycle", "aeroplane": "airplane", "sofa": "couch", "tvmonitor": "tv"}
 
@@ -93,7 +103,7 @@ class Mask2Former(Method):
             if content.get("model_type") != "mask2former":
                 raise ValueError(f"its model_type is {content.get('model_type')!r}, not mask2former")
             described = library.Mask2FormerConfig.from_dict(content).to_diff_dict()
-        except Exception as error:  # transformers checks every entry, with errors of many kinds
+        except Exception as error:  # transformers checks every entry, by errors of many kinds
             raise MethodError(f"mask2former.weights: {file} describes no Mask2Former: {error}") from error
         if hub := _hub_name(config.weights):
             weights = f"{hub[0]}@{file.parent.name}"  # the hub's cache keeps a commit's files in a folder of its name
@@ -151,20 +161,15 @@ class Mask2Former(Method):
             start = time.perf_counter()
             padded = self._padded(image[None], [image.shape[-2:]])
             outputs = self.network(padded)
-            instances = instances_of_queries(
-                outputs.class_queries_logits[0].float(),
-                outputs.masks_queries_logits[0].float(),
-                padded.shape[-2:],
-                image.shape[-2:],
-                size,
-                self.config.detections,
-            )
+            queries = outputs.class_queries_logits[0].float(), outputs.masks_queries_logits[0].float()
+            sides = padded.shape[-2:], image.shape[-2:], size
+            instances = instances_of_queries(*queries, *sides, self.config.detections)
             if image.is_cuda:
                 torch.cuda.synchronize()
             predictions.append(Prediction(instances, seconds=Seconds(network=time.perf_counter() - start)))
         return predictions
 
-    def _padded(self, images: Tensor, sizes: Sequence[Sequence[int]]) -> Tensor:
+    def _padded(self, images: Tensor, sizes: Sequence[Size]) -> Tensor:
         """Normalised images with 0 in all that is not image, whatever a batch was filled up with."""
         images = self.normalise(images)
         down, right = (-side % _STRIDE for side in images.shape[-2:])
@@ -176,14 +181,11 @@ class Mask2Former(Method):
 
     def _load(self, path: Path) -> None:
         """All weights of ``path``; without those for the classes, where ``new_classes`` says so."""
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         own = self.network.state_dict()
         fresh = {name: own[name] for name in own if self.config.new_classes and name.startswith(_CLASS_LAYERS)}
         if not self.config.new_classes and self.config.architecture:
-            labels = json.loads(self.config.architecture).get("id2label") or {}
-            check_classes([labels[key] for key in sorted(labels, key=int)], self.class_names, self.num_classes)
+            labels = _library().Mask2FormerConfig.from_dict(json.loads(self.config.architecture)).id2label
+            check_classes([labels[key] for key in sorted(labels)], self.class_names, self.num_classes)
         try:
             state = {name: value for name, value in load_file(path).items() if name not in fresh}
             # This way, because transformers renames what older files hold.
@@ -214,11 +216,10 @@ def build(config: Mask2FormerConfig, num_classes: int) -> nn.Module:
             described.num_labels = num_classes
         network = library.Mask2FormerForUniversalSegmentation(described)
     except (RuntimeError, ValueError, KeyError, AssertionError, IndexError, TypeError) as error:
-        raise MethodError(f"mask2former: cannot build the network: {error}") from error
-    encoder = network.model.pixel_level_module.encoder
-    strides = encoder._backbone.feature_info.reduction() if hasattr(encoder, "_backbone") else [4, 8, 16, 32]
-    if strides != [4, 8, 16, 32]:
-        raise MethodError(f"mask2former.encoder: {config.encoder} has strides {strides}, not 4, 8, 16 and 32")
+        raise MethodError(f"mask2former: cannot build the network with encoder {config.encoder}: {error}") from error
+    timms = getattr(network.model.pixel_level_module.encoder, "_backbone", None)
+    if timms is not None and timms.feature_info.reduction() != [4, 8, 16, 32]:
+        raise MethodError(f"mask2former.encoder: the last strides of {config.encoder} are not 4, 8, 16 and 32")
     return network
 
 
@@ -227,30 +228,11 @@ def _described(config: Mask2FormerConfig) -> dict[str, Any]:
     for name, divisor in (("width", 2 * config.heads), ("feature_width", 32), ("feature_width", config.heads)):
         if getattr(config, name) % divisor:
             raise MethodError(f"mask2former.{name}: {getattr(config, name)} is not a multiple of {divisor}")
-    encoder = {"backbone": config.encoder, "out_indices": [-4, -3, -2, -1]}
+    encoder = {"model_type": "timm_backbone", "backbone": config.encoder, "out_indices": [-4, -3, -2, -1]}
     return {
-        "backbone_config": {
-            "model_type": "timm_backbone",
-            **encoder,
-            "freeze_batch_norm_2d": config.fixed_normalisation,
-        },
-        "num_queries": config.queries,
+        "backbone_config": {**encoder, "freeze_batch_norm_2d": config.fixed_normalisation},
         "decoder_layers": config.decoder_layers + 1,  # transformers counts the queries' own masks as a layer
-        "hidden_dim": config.width,
-        "num_attention_heads": config.heads,
-        "dim_feedforward": config.feed_forward,
-        "feature_size": config.feature_width,
-        "mask_feature_size": config.mask_width,
-        "encoder_layers": config.encoder_layers,
-        "encoder_feedforward_dim": config.encoder_feed_forward,
-        "common_stride": config.common_stride,
-        "train_num_points": config.points,
-        "oversample_ratio": config.oversampling,
-        "importance_sample_ratio": config.importance,
-        "class_weight": config.loss_class,
-        "mask_weight": config.loss_mask,
-        "dice_weight": config.loss_dice,
-        "no_object_weight": config.loss_no_object,
+        **{their: getattr(config, our) for our, their in _THEIR_NAMES.items()},
     }
 
 
@@ -262,7 +244,7 @@ def objects_of_map(instances: Tensor, semantic: Tensor) -> ObjectMasks:
     return ObjectMasks(masks, semantic.flatten()[first])  # all pixels of an instance are of one class
 
 
-def targets(objects: ObjectMasks, size: Sequence[int], padded: Sequence[int]) -> tuple[Tensor, Tensor]:
+def targets(objects: ObjectMasks, size: Size, padded: Size) -> tuple[Tensor, Tensor]:
     """What the queries are matched with: (N, *padded) float32 masks and (N,) int64 classes 0..C-1.
 
     Outside ``size`` (height, width) there is nothing; an object without a pixel inside is none.
@@ -270,18 +252,12 @@ def targets(objects: ObjectMasks, size: Sequence[int], padded: Sequence[int]) ->
     height, width = size
     inside = objects.masks[:, :height, :width]
     seen = inside.flatten(1).any(1)
-    masks = inside[seen].float()
-    masks = nn.functional.pad(masks, (0, padded[1] - masks.shape[2], 0, padded[0] - masks.shape[1]))
+    masks = nn.functional.pad(inside[seen].float(), (0, padded[1] - inside.shape[2], 0, padded[0] - inside.shape[1]))
     return masks, objects.labels[seen] - 1
 
 
 def instances_of_queries(
-    class_logits: Tensor,
-    mask_logits: Tensor,
-    padded: Sequence[int],
-    inside: Sequence[int],
-    size: Sequence[int],
-    detections: int,
+    class_logits: Tensor, mask_logits: Tensor, padded: Size, inside: Size, size: Size, detections: int
 ) -> Instances:
     """The official code's instances: the likeliest pairs of a query and a class.
 
@@ -292,22 +268,21 @@ def instances_of_queries(
     probabilities = class_logits.softmax(dim=1)[:, :-1]
     best = probabilities.flatten().topk(min(detections, probabilities.numel()))
     queries, rows = (best.indices // probabilities.shape[1]).unique(return_inverse=True)
-    masks, certainty = [], []
+    found = []
     for chunk in queries.split(_CHUNK):  # all of them as numbers at full size would be the peak of memory
         logits = _resized(mask_logits[chunk], padded)[:, : inside[0], : inside[1]]
         logits = _resized(logits, size)
         positive = logits > 0
         inner = (logits.sigmoid() * positive).flatten(1).sum(1)
-        masks.append(positive)
-        certainty.append(inner / positive.flatten(1).sum(1).clamp(min=1))
-    every, certain = torch.cat(masks), torch.cat(certainty)
-    kept = every.flatten(1).any(1)[rows]
+        found.append((positive, inner / positive.flatten(1).sum(1).clamp(min=1)))
+    masks, certainty = map(torch.cat, zip(*found, strict=True))
+    kept = masks.flatten(1).any(1)[rows]
     rows = rows[kept]
     labels = best.indices[kept] % probabilities.shape[1] + 1
-    return Instances(every[rows], labels, (best.values[kept] * certain[rows]).clamp(0.0, 1.0))
+    return Instances(masks[rows], labels, (best.values[kept] * certainty[rows]).clamp(0.0, 1.0))
 
 
-def _resized(masks: Tensor, size: Sequence[int]) -> Tensor:
+def _resized(masks: Tensor, size: Size) -> Tensor:
     if masks.shape[-2:] == tuple(size):
         return masks
     return nn.functional.interpolate(masks[None], tuple(size), mode="bilinear", align_corners=False)[0]
@@ -335,10 +310,8 @@ def weights_file(weights: str, name: str) -> Path:
     hub = _hub_name(weights)
     if hub is None:
         path = Path(weights)
-        if path.suffix != ".safetensors":
-            path = path / name
-        elif not name.endswith(path.suffix):
-            path = path.with_name(name)
+        if path.suffix != ".safetensors" or not name.endswith(path.suffix):
+            path = (path.parent if path.suffix == ".safetensors" else path) / name
         if not path.is_file():
             raise MethodError(
                 f"mask2former.weights: there is no file {path}; give a folder that save_pretrained wrote (config.json "

@@ -12,6 +12,7 @@ import itertools
 import json
 import subprocess
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -66,8 +67,10 @@ def problem() -> str:
     if not installed():
         return "detectron2 is not installed"
     try:
-        from detectron2.layers import ROIAlign, batched_nms
-        from detectron2.modeling import GeneralizedRCNN  # noqa: F401  # the import itself is the test
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it scripts functions while it is imported, which torch deprecates
+            from detectron2.layers import ROIAlign, batched_nms
+            from detectron2.modeling import GeneralizedRCNN  # noqa: F401  # the import itself is the test
 
         box = torch.tensor([[0.0, 0.0, 4.0, 4.0]])
         batched_nms(box, torch.ones(1), torch.zeros(1), 0.5)
