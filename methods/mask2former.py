@@ -318,9 +318,11 @@ def weights_file(weights: str, name: str) -> Path:
                 "and model.safetensors), its model.safetensors, or a name on the hub"
             )
         return path
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
     try:
+        if isinstance(kept := try_to_load_from_cache(hub[0], name, revision=hub[1] or None), str):
+            return Path(kept)  # what an earlier run fetched needs no network
         return Path(hf_hub_download(hub[0], name, revision=hub[1] or None))
     except Exception as error:  # hub, network and name errors have no common class
         raise MethodError(

@@ -181,8 +181,8 @@ def _zoo_weights(zoo: str) -> Any:
 
 def _download(weights: Any) -> dict[str, Tensor]:
     try:
-        return weights.get_state_dict(progress=False, check_hash=True)
-    except (OSError, RuntimeError) as error:  # no network, or a file that is not what its name says
+        return weights.get_state_dict(progress=False, check_hash=True, map_location="cpu", weights_only=True)
+    except Exception as error:  # no network, or a damaged file, here or in torch's cache
         raise MethodError(
             f"the weights {weights.url} cannot be downloaded: {error}. Bring the file here by other means and name it: "
             "--set mask_rcnn.weights=PATH"
@@ -203,7 +203,8 @@ def fold_epsilon(model: nn.Module) -> None:
 
     for module in model.modules():
         if isinstance(module, FrozenBatchNorm2d):
-            module.weight.mul_(((module.running_var + module.eps) / module.running_var).sqrt())
+            # Not the root of the quotient: the variances of dead channels are so small that it is infinite.
+            module.weight.mul_((module.running_var + module.eps).sqrt() * module.running_var.rsqrt())
 
 
 def _shared_settings(config: MaskRCNNConfig) -> dict[str, Any]:

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import pickle
-import zipfile
+import re
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from methods.base import MethodError
 
-# All that a pickle of arrays needs. numpy 1 and numpy 2 name the same functions differently.
-_ALLOWED = {
-    *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("_codecs", "encode"),
-    ("collections", "OrderedDict"),
-}
 # Not weights: they are made anew with the network, or count batches.
-_BOOKKEEPING = ("num_batches_tracked", "cell_anchors", "pixel_mean", "pixel_std")
+_BOOKKEEPING = {"num_batches_tracked", "cell_anchors", "pixel_mean", "pixel_std"}
 
 
 @dataclass(frozen=True)
@@ -39,13 +32,86 @@ class Weights:
     by_suffix: bool = False  # names lack the network's first parts
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """Reads dictionaries, lists, texts, numbers and arrays; any other object is refused before it is made."""
+class _Dtype:
+    """Stands in for numpy's, which takes flags from a pickle that let an array point anywhere in memory."""
+
+    def __init__(self, name: str, *_: Any) -> None:
+        self.dtype = np.dtype(str(name))
+        if self.dtype.kind not in "fiub":
+            raise pickle.UnpicklingError(f"it holds an array of {self.dtype}, not of numbers")
+
+    def build(self, state: tuple) -> None:
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _Array:
+    """Stands in for numpy's while a file is read; takes no more memory than the file has values."""
+
+    values: np.ndarray | None = None
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def build(self, state: tuple) -> None:
+        _, shape, kind, fortran, content = state
+        self.values = _filled(content, kind, shape, "F" if fortran else "C")
+
+
+def _filled(content: str | bytes, kind: _Dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
+    """The array that ``content`` holds, in this machine's byte order; Python 2 wrote bytes as text."""
+    content = content.encode("latin1") if isinstance(content, str) else content
+    values = np.ndarray(shape, kind.dtype, buffer=content, order=order)
+    if values.nbytes != len(content):
+        raise pickle.UnpicklingError(f"an array of shape {shape} has {len(content)} bytes")
+    return values.astype(kind.dtype.newbyteorder("="), order="C")
+
+
+def _from_buffer(content: bytes, kind: _Dtype, shape: tuple[int, ...], order: str) -> _Array:
+    array = _Array()
+    array.values = _filled(content, kind, shape, order)
+    return array
+
+
+def _number(kind: _Dtype, content: str | bytes) -> float:
+    return _filled(content, kind, (), "C").item()
+
+
+def _bytes(text: str, encoding: str) -> bytes:
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"it holds bytes as {encoding}")
+    return text.encode("latin1")
+
+
+# All that a pickle of arrays needs, by functions of our own. numpy 1 and numpy 2 name the same things differently.
+_ALLOWED = {
+    **{f"numpy.{core}.multiarray._reconstruct": _Array for core in ("core", "_core")},
+    **{f"numpy.{core}.multiarray.scalar": _number for core in ("core", "_core")},
+    **{f"numpy.{core}.numeric._frombuffer": _from_buffer for core in ("core", "_core")},
+    "numpy.ndarray": _Array,
+    "numpy.dtype": _Dtype,
+    "_codecs.encode": _bytes,
+    "collections.OrderedDict": OrderedDict,
+}
+
+
+class _ArraysOnly(pickle._Unpickler):
+    """Reads dictionaries, lists, texts, numbers and arrays; any other object is refused before it is made.
+
+    The unpickler that is written in Python: the other one reserves whatever memory a damaged file asks for.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it holds {module}.{name}, which is no array")
-        return super().find_class(module, name)
+        try:
+            return _ALLOWED[f"{module}.{name}"]
+        except KeyError:
+            raise pickle.UnpicklingError(f"it holds {module}.{name}, which is no array") from None
+
+    def load_build(self) -> None:
+        state, target = self.stack.pop(), self.stack[-1]
+        if isinstance(target, (_Dtype, _Array)):  # no other object gets attributes from a file
+            target.build(state)
+
+    dispatch: ClassVar = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: load_build}
 
 
 def read_weights(path: Path) -> Weights:
@@ -60,16 +126,20 @@ def read_weights(path: Path) -> Weights:
     try:
         content = READERS[path.suffix](path)
         return _weights(str(path), content)
-    except (
-        OSError, EOFError, pickle.UnpicklingError, SafetensorError, zipfile.BadZipFile, ValueError, TypeError, KeyError,
-        IndexError, AttributeError, RuntimeError, ImportError,
-    ) as error:  # fmt: skip  # a damaged pickle fails in many ways
-        raise MethodError(f"weights {path}: cannot be read: {error}") from error
+    except Exception as error:  # a damaged file fails in many ways
+        raise MethodError(f"weights {path}: cannot be read: {_reason(error, path.suffix)}") from error
+
+
+def _reason(error: Exception, suffix: str) -> str:
+    text = str(error).rpartition("WeightsUnpickler error: ")[2]  # before it torch tells how to read it all the same
+    text = next(iter(text.strip().splitlines()), "")
+    if isinstance(error, (pickle.UnpicklingError, ValueError)) and text:
+        return text
+    return f"it is damaged, cut off or no {suffix} file ({type(error).__name__}: {text})"
 
 
 def _read_pickle(path: Path) -> Any:
-    with path.open("rb") as file:
-        return _ArraysOnly(file, encoding="latin1").load()  # files of Python 2 among them
+    return _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="latin1").load()  # files of Python 2 among them
 
 
 def _read_torch(path: Path) -> Any:
@@ -95,12 +165,12 @@ def _weights(source: str, content: Any) -> Weights:
 
 
 def _is_array(value: Any) -> bool:
-    return isinstance(value, (np.ndarray, Tensor))
+    return isinstance(value, (_Array, Tensor))
 
 
 def _tensor(name: str, value: Any) -> Tensor:
-    if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
-        return torch.from_numpy(np.ascontiguousarray(value))
+    if isinstance(value, _Array) and value.values is not None:
+        return torch.from_numpy(value.values)
     if not isinstance(value, Tensor):
         raise ValueError(f"{name} is no tensor")
     return value
@@ -120,22 +190,29 @@ def fit(
     ``class_layers`` of the layers that depend on the classes: with ``new_classes`` those stay as they are. Weights that
     fill neither the whole network nor exactly the encoder are a `MethodError`: nothing is left out silently.
     """
-    own = {name: value for name, value in module.state_dict().items() if not name.endswith(_BOOKKEEPING)}
-    given = {name: value for name, value in weights.tensors.items() if not name.endswith(_BOOKKEEPING)}
+    own = {name: value for name, value in module.state_dict().items() if not _BOOKKEEPING & set(name.split("."))}
+    given = {name: value for name, value in weights.tensors.items() if not _BOOKKEEPING & set(name.split("."))}
     of_classes = {name for name in own if name.startswith(tuple(class_layers))}
     fitting = {name for name in own if name in given and given[name].shape == own[name].shape}
     of_encoder = {name for name in own if name.startswith(encoder)}
     foreign = set(given) - set(own)
+    families = {_family(name, encoder) for name in of_encoder}
+    deeper = any(_family(name, encoder) in families for name in foreign)  # such as ResNet-101 for ResNet-50
     if fitting >= set(own) and not foreign and not new_classes:
         kind, wanted = "whole", fitting
     elif new_classes and fitting >= set(own) - of_classes and not foreign:
         kind, wanted = "all but classes", fitting - of_classes
-    elif of_encoder and fitting >= of_encoder and not set(given) & (set(own) - of_encoder):
+    elif of_encoder and fitting >= of_encoder and not deeper and not set(given) & (set(own) - of_encoder):
         kind, wanted = "encoder", of_encoder  # the classifier of an ImageNet file is foreign, and not needed
     else:
         raise MethodError(_misfit(weights, own, given, fitting, of_classes, new_classes))
     module.load_state_dict({name: given[name].to(own[name].dtype) for name in wanted}, strict=False)
     return kind
+
+
+def _family(name: str, encoder: str) -> str:
+    """A tensor's name without its numbers: the same for all blocks of an encoder."""
+    return re.sub(r"\d+", "#", name.removeprefix(encoder))
 
 
 def _misfit(

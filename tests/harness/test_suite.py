@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,40 @@ def test_every_suite_has_a_quick_preset_and_a_long_one(name: str) -> None:
     assert load_suite(name).default_preset == "quick"
     assert {"paper", "full"} & set(presets)
     assert presets["quick"].run, "ablations would run unasked"
+
+
+@pytest.mark.parametrize(
+    ("suite", "row", "images", "learning_rates", "ends"),
+    [  # where each rate ends, in steps; detectron2's YAML files, torchvision's epochs of 7,329 and of 1,832 steps
+        ("coco", "mask_rcnn", 16, [0.02, 0.002, 0.0002], [60_000, 80_000, 90_000]),
+        ("coco", "mask_rcnn_r101", 16, [0.02, 0.002, 0.0002], [60_000, 80_000, 90_000]),
+        ("coco", "mask_rcnn_3x", 16, [0.02, 0.002, 0.0002], [210_000, 250_000, 270_000]),
+        ("coco", "mask_rcnn_r101_3x", 16, [0.02, 0.002, 0.0002], [210_000, 250_000, 270_000]),
+        ("coco", "mask_rcnn_x101_3x", 16, [0.02, 0.002, 0.0002], [210_000, 250_000, 270_000]),
+        ("coco", "mask_rcnn_torchvision", 16, [0.02, 0.002, 0.0002], [16 * 7_329, 22 * 7_329, 26 * 7_329]),
+        ("coco", "mask_rcnn_torchvision_v2", 64, [0.1, 0.01, 0.001], [352 * 1_832, 384 * 1_832, 400 * 1_832]),
+        ("cityscapes", "mask_rcnn", 8, [0.01, 0.001], [18_000, 24_000]),
+        ("cityscapes", "mask_rcnn_from_coco", 8, [0.01, 0.001], [18_000, 24_000]),
+    ],
+)
+def test_mask_rcnns_schedules_are_their_makers(
+    suite: str, row: str, images: int, learning_rates: list[float], ends: list[int]
+) -> None:
+    train = settings_of(suite, preset="paper", methods=[row], lenient=True)[0].train
+    stages = train.stages()
+    assert [stage.learning_rate for stage in stages] == learning_rates
+    assert list(itertools.accumulate(stage.steps for stage in stages)) == ends
+    assert [round(stage.warmup * stage.steps) for stage in stages] == [1000] + [0] * (len(stages) - 1)
+    assert all((stage.batch_size, stage.optimizer, stage.clip) == (images, "sgd", 0.0) for stage in stages)
+
+
+@pytest.mark.parametrize("name", ["coco", "cityscapes"])
+def test_the_preset_zoo_trains_nothing_and_loads_something(name: str) -> None:
+    for cell in settings_of(name, preset="zoo", lenient=True):
+        assert sum(stage.steps for stage in cell.train.stages()) == 0
+        assert cell.config["zoo"]
+        assert cell.config["weights"]
+        assert (cell.predict.short_side, cell.predict.long_side) == (0, 0)  # its networks resize by themselves
 
 
 @pytest.mark.parametrize("name", suite_names())
