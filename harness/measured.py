@@ -103,7 +103,7 @@ def fps(predict: PredictCost) -> float:
 
 def step_seconds(train: TrainCost) -> float:
     """Seconds of a training step, all of the training's over its steps: loading and preparing included."""
-    return train.seconds / train.steps
+    return train.seconds / train.steps if train.steps else math.nan
 
 
 _PARTS = {"train": TrainCost, "predict": PredictCost}
@@ -118,7 +118,7 @@ COSTS = (
         f"cost.{part}.{name}"
         for part, model in _PARTS.items()
         for name in model.model_fields
-        if name not in ("losses", "weights_digest", "environment")
+        if name not in ("losses", "weights_digest", "environment", "implementation")
     ),
     *_DERIVED,
 )
@@ -127,11 +127,11 @@ COSTS = (
 def cost(record: Record, metric: str) -> float:
     """``cost.train.NAME`` or ``cost.predict.NAME`` of a record; derived from medians over images where it is derived.
 
-    NaN where the step left nothing; `UsageError` for a name not in `COSTS`.
+    NaN where the step left nothing, or nothing was trained; `UsageError` for a name not in `COSTS`.
     """
     look_up("cost", metric, dict.fromkeys(COSTS))
     _, part, name = metric.split(".")
     summary = getattr(record, part)
-    if summary is None:
+    if summary is None or (part == "train" and name != "parameters" and not summary.steps):
         return math.nan
     return float(_DERIVED[metric](summary) if metric in _DERIVED else getattr(summary, name))

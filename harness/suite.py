@@ -20,7 +20,8 @@ class Reported(Spec):
     """Selects values of results/reported/FILE.csv: every field given must equal the CSV's column.
 
     ``not_comparable`` says why a measured row cannot be held against them, where it cannot; where the data have all the
-    options ``unless``, it can.
+    options ``unless``, it can. ``by`` names the library that the value was made with: a row that ran by another one
+    cannot be held against it.
     """
 
     file: str
@@ -28,6 +29,7 @@ class Reported(Spec):
     caption: str = ""
     not_comparable: str = ""
     unless: dict[str, str] = {}
+    by: str = ""
 
 
 class Row(Spec):

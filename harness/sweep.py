@@ -205,6 +205,13 @@ def changes(job: Job) -> list[str]:
     return [f"{key} = {value}" for key, value in sorted(job.overrides.items())]
 
 
+def _weights_alone(job: Job) -> set[str]:
+    """Where nothing is trained, keys that only say where a file of weights lies."""
+    if any(stage.steps for cell in job.cells for stage in cell.settings.train.stages()):
+        return set()
+    return {key for key in job.overrides if key.endswith(".weights")}
+
+
 def _in_preset(row: Row, changed: RowPreset | None) -> Row:
     """A row with the title that a preset gives it, and its reason why no paper has such numbers."""
     own = {name: getattr(changed, name) for name in ("title", "not_comparable") if getattr(changed, name, "")}
@@ -216,7 +223,7 @@ def _show_tables(job: Job, records: Sequence[Record], console: Console) -> None:
     folder, changed = tables_folder(job), changes(job)
     notes = [f"changed with --set: {', '.join(changed)}"] if changed else []
     notes += [f"data: {job.data_root}"] if job.data_root else []
-    reason = "settings changed with --set" if set(job.overrides) - HARMLESS else ""
+    reason = "settings changed with --set" if set(job.overrides) - HARMLESS - _weights_alone(job) else ""
     rows = {**job.suite.rows, **{cell.settings.row: cell.row for cell in job.cells}}
     rows = {name: _in_preset(row, job.preset.rows.get(name)) for name, row in rows.items()}
     kept = [record for record in (read_record(cell.record) for cell in job.others) if record is not None]

@@ -118,6 +118,8 @@ def _not_comparable(row: Row, reported: Reported | None, preset: Preset, data_na
     if own and reported.unless and done:
         data = done[0].settings.data
         own = "" if all(str(data.get(key)) == value for key, value in reported.unless.items()) else own
+    if reported is not None and reported.by and done and not all(by.startswith(reported.by) for by in makers(done)):
+        own = f"the reported value is {reported.by}'s, and another implementation ran"
     return other or preset.not_comparable or row.not_comparable or own
 
 
@@ -142,10 +144,14 @@ def _measured_line(
         Entry(one.column, one.paper, measured(done, one.column.metric).scaled(one.column.scale), not reason)
         for one in papers
     )
-    makers = dict.fromkeys(cost.implementation for one in done for cost in (one.train, one.predict) if cost)
-    by = " or ".join(filter(None, makers))
-    title = f"{title} [{by}]" if by else title
+    title = f"{title} [{' or '.join(makers(done))}]" if makers(done) else title
     return _Line(title, data, "ok", len(done), entries, judge(entries, reason, own_reason))
+
+
+def makers(records: Sequence[Record]) -> list[str]:
+    """Whose implementations ran, where they are not this project's."""
+    found = (cost.implementation for one in records for cost in (one.train, one.predict) if cost)
+    return list(dict.fromkeys(filter(None, found)))
 
 
 def _short(record: Record) -> str:

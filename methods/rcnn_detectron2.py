@@ -326,6 +326,7 @@ def _own_model(config: MaskRCNNConfig, num_classes: int) -> nn.Module:
                 sizes=[[side] for side in config.anchors],
                 aspect_ratios=[0.5, 1.0, 2.0],
                 strides=list(strides)[:levels],
+                offset=0.0,  # as its configuration has it; its constructor's own is 0.5
             ),
             anchor_matcher=Matcher([0.3, 0.7], [0, -1, 1], allow_low_quality_matches=True),
             box2box_transform=Box2BoxTransform(weights=(1.0, 1.0, 1.0, 1.0)),

@@ -228,7 +228,7 @@ def _zoo_model(config: MaskRCNNConfig, outputs: int) -> nn.Module:
         backbone = models.backbone_utils.resnet_fpn_backbone(backbone_name="resnet50", weights=None, trainable_layers=3)
         return models.MaskRCNN(backbone, outputs, **shared)
     model = models.maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None, num_classes=outputs, **shared)
-    for name in ("conv1", "bn1", "layer1"):  # as with pretrained weights, which come later here
+    for name in ("conv1", "bn1", "layer1") if config.pretrained else ():  # as its builder does with pretrained weights
         model.backbone.body[name].requires_grad_(False)
     return model
 

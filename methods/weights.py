@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import pickle
 import re
 from collections import OrderedDict
@@ -60,9 +61,9 @@ class _Array:
 def _filled(content: str | bytes, kind: _Dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
     """The array that ``content`` holds, in this machine's byte order; Python 2 wrote bytes as text."""
     content = content.encode("latin1") if isinstance(content, str) else content
-    values = np.ndarray(shape, kind.dtype, buffer=content, order=order)
-    if values.nbytes != len(content):
+    if math.prod(shape) * kind.dtype.itemsize != len(content):
         raise pickle.UnpicklingError(f"an array of shape {shape} has {len(content)} bytes")
+    values = np.ndarray(shape, kind.dtype, buffer=content, order=order)
     return values.astype(kind.dtype.newbyteorder("="), order="C")
 
 
@@ -131,11 +132,14 @@ def read_weights(path: Path) -> Weights:
 
 
 def _reason(error: Exception, suffix: str) -> str:
-    text = str(error).rpartition("WeightsUnpickler error: ")[2]  # before it torch tells how to read it all the same
-    text = next(iter(text.strip().splitlines()), "")
-    if isinstance(error, (pickle.UnpicklingError, ValueError)) and text:
+    """What is wrong, in a line; torch's own text is long and tells how to run the code of the file all the same."""
+    if found := re.search(r"GLOBAL (\S+)", str(error)):
+        return f"it holds {found[1]}, which is no tensor"
+    text = next(iter(str(error).splitlines()), "")
+    if isinstance(error, (pickle.UnpicklingError, ValueError)) and "weights_only" not in str(error):
         return text
-    return f"it is damaged, cut off or no {suffix} file ({type(error).__name__}: {text})"
+    detail = "" if "weights_only" in text else f" ({type(error).__name__}: {text})"
+    return f"it is damaged, cut off or no {suffix} file{detail}"
 
 
 def _read_pickle(path: Path) -> Any:

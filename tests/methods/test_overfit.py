@@ -19,7 +19,14 @@ from harness.train import build_method, train
 from methods import METHODS
 
 IMAGES = 8
-STEPS = {"pull_push": 250, "mask_rcnn": 300, "recurrent_mean_shift": 220, "spatial_embeddings": 280, "segsort": 220}
+STEPS = {
+    "pull_push": 250,
+    "mask_rcnn": 300,
+    "mask2former": 400,
+    "recurrent_mean_shift": 220,
+    "spatial_embeddings": 280,
+    "segsort": 220,
+}
 # Beside what the preset quick says. SegSort: small cells, and the nearest segment alone, as there are eight images.
 CONFIG: dict[str, dict[str, Any]] = {
     "recurrent_mean_shift": {"stride": 4, "pixels": "all", "threshold": 0.8},

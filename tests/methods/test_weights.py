@@ -24,10 +24,11 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
+from methods import weights
 from methods.base import MethodError
 from methods.weights import Weights, fit, read_weights
 
-SLOW_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
+SLOW_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100, deadline=None)
 
 
 class Calls:
@@ -66,6 +67,15 @@ def refused(path: Path) -> str:
     return str(error.value).replace(str(path), "PATH")
 
 
+def problem(path: Path) -> str:
+    """The message, where the file is refused; any other exception fails the test."""
+    try:
+        read_weights(path)
+    except MethodError as error:
+        return str(error)
+    return "none"
+
+
 # What is refused
 
 
@@ -76,7 +86,7 @@ def test_no_code_of_a_file_runs(tmp_path: Path) -> None:
         "eval": lambda place: Calls(eval, f"__import__('os').mkdir({place!r})"),
         "exec": lambda place: Calls(exec, f"import os; os.mkdir({place!r})"),
         "system": lambda place: Calls(os.system, f"mkdir {place}"),
-        "getattr": lambda place: Calls(Calls(getattr, os, "mkdir"), place) if False else Calls(os.makedirs, place),
+        "attribute": lambda place: Calls(getattr, Calls(os.mkdir, place), "real"),
         "object": lambda place: np.array([1, Calls(os.mkdir, place)], dtype=object),
         "scalar": lambda place: Calls(np.float32(1).__reduce__()[0], np.dtype("O"), Calls(os.mkdir, place)),
         "argument": lambda place: Calls(np.ndarray, Calls(os.mkdir, place)),
@@ -88,7 +98,7 @@ def test_no_code_of_a_file_runs(tmp_path: Path) -> None:
             place = str(tmp_path / f"{name}{protocol}")
             path = written(tmp_path, zoo({"first": ARRAY, "x": make(place)}), protocol=protocol)
             text = refused(path)
-            assert "which is no array" in text, text
+            assert "which is no array" in text or "not of numbers" in text
             assert not Path(place).exists(), f"{name}: the code of the file ran"
     path = written(tmp_path, zoo({"x": Calls(os.mkdir, str(tmp_path / "ran"))}))
     with path.open("rb") as file:
@@ -102,7 +112,7 @@ def test_no_code_of_a_file_runs(tmp_path: Path) -> None:
         (b"cos\nsystem\n(S'true'\ntR.", "os.system"),
         (b"c__builtin__\neval\n(S'1'\ntR.", "__builtin__.eval"),
         (b"(S'true'\nios\nsystem\n.", "os.system"),  # INST: import and call in one
-        (b"\x80\x04\x8c\x05numpy\x8c\x0fndarray.tofile\x93.", "numpy.ndarray.tofile"),  # a name with a dot
+        (b"\x80\x04\x8c\x05numpy\x8c\x0endarray.tofile\x93.", "numpy.ndarray.tofile"),  # a name with a dot
         (b"\x80\x04\x8c\x05numpy\x8c\x04load\x93.", "numpy.load"),
         (b"\x80\x02cnumpy.core.multiarray\nfromfile\n.", "numpy.core.multiarray.fromfile"),
         (b"\x80\x02ctorch.storage\n_load_from_bytes\n.", "torch.storage._load_from_bytes"),
@@ -135,12 +145,7 @@ def test_flags_of_a_file_do_not_reach_memory(tmp_path: Path, values: str, state:
     """With numpy's own functions the first two end the process: the file says where its objects lie."""
     array = made(Calls(np.dtype, values, False, True, state=state), (4,), b"\x11" * 32)
     path = written(tmp_path, {"x": array, "__author__": array, "model": {}})
-    try:
-        found = read_weights(path).tensors
-    except MethodError as error:
-        assert "not of numbers" in str(error)
-    else:
-        assert found == {}
+    assert "not of numbers" in problem(path) or read_weights(path).tensors == {}
 
 
 def test_an_attribute_of_a_class_or_function_cannot_be_set(tmp_path: Path) -> None:
@@ -148,11 +153,7 @@ def test_an_attribute_of_a_class_or_function_cannot_be_set(tmp_path: Path) -> No
     change = b"\x80\x02cnumpy\nndarray\nN}X\x04\x00\x00\x00evilK\x01s\x86b."
     refused(written(tmp_path, change))
     assert not hasattr(np.ndarray, "evil")
-    _, array = "", read_weights(written(tmp_path, {"x": ARRAY})).tensors["x"]
-    assert array.tolist() == ARRAY.tolist()
-    import methods.weights as module
-
-    assert not any(hasattr(one, "evil") for one in vars(module).values())
+    assert not any(hasattr(one, "evil") for one in vars(weights).values())
 
 
 # Time and memory
@@ -364,6 +365,7 @@ def test_empty_files_pictures_texts_and_archives(tmp_path: Path, ending: str) ->
             assert "cannot be read" in refused(written(tmp_path, content, f"w{ending}"))
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("ending", ENDINGS)
 @given(content=st.binary(max_size=80))
 @example(b"\x80\x02N.")
@@ -371,12 +373,10 @@ def test_empty_files_pictures_texts_and_archives(tmp_path: Path, ending: str) ->
 @SLOW_FOLDER
 def test_random_bytes(tmp_path: Path, ending: str, content: bytes) -> None:
     path = written(tmp_path, content, f"w{ending}")
-    try:
-        read_weights(path)
-    except MethodError as error:
-        assert str(path) in str(error)
+    assert problem(path).startswith((f"weights {path}: ", "none"))
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("name", list(SAMPLES))
 @given(data=st.data())
 @SLOW_FOLDER
@@ -390,10 +390,7 @@ def test_cut_off_and_altered_files(tmp_path: Path, name: str, data: st.DataObjec
     for place in data.draw(st.lists(st.integers(0, len(whole) - 1), min_size=1, max_size=4)):
         content[place] = data.draw(st.integers(0, 255))
     path.write_bytes(bytes(content))
-    try:
-        read_weights(path)
-    except MethodError as error:
-        assert str(path) in str(error)
+    assert problem(path).startswith((f"weights {path}: ", "none"))
 
 
 @pytest.mark.parametrize(
@@ -435,15 +432,15 @@ def given_by(module: nn.Module, **more: torch.Tensor) -> Weights:
     return Weights("FILE", {**module.state_dict(), **more})
 
 
-def fitted(module: nn.Module, weights: Weights, new_classes: bool = False) -> str:
-    return fit(module, weights, encoder="encoder.", class_layers=("score.",), new_classes=new_classes)
+def fitted(module: nn.Module, file: Weights, new_classes: bool = False) -> str:
+    return fit(module, file, encoder="encoder.", class_layers=("score.",), new_classes=new_classes)
 
 
-def misfit(module: nn.Module, weights: Weights, new_classes: bool = False) -> str:
+def misfit(module: nn.Module, file: Weights, new_classes: bool = False) -> str:
     """The message; nothing may have been copied."""
     before = values(module)
     with pytest.raises(MethodError) as error:
-        fitted(module, weights, new_classes)
+        fitted(module, file, new_classes)
     assert values(module) == before
     return str(error.value)
 
@@ -459,11 +456,11 @@ def test_bookkeeping_is_not_asked_for_and_not_in_the_way(name: str) -> None:
     """detectron2's zoo files hold its anchors as `proposal_generator.anchor_generator.cell_anchors.0`."""
     module, other = Tiny(), Tiny()
     other.encoder["norm"].num_batches_tracked += 5
-    weights = given_by(other, **{f"proposals.anchors.{name}": torch.ones(3), name: torch.ones(2)})
-    assert fitted(module, weights) == "whole"
+    file = given_by(other, **{f"proposals.anchors.{name}": torch.ones(3), name: torch.ones(2)})
+    assert fitted(module, file) == "whole"
     assert module.encoder["norm"].num_batches_tracked == 0
-    del weights.tensors["encoder.norm.num_batches_tracked"]
-    assert fitted(module, weights) == "whole"
+    del file.tensors["encoder.norm.num_batches_tracked"]
+    assert fitted(module, file) == "whole"
 
 
 def test_numbers_are_converted_to_the_networks() -> None:
