@@ -493,7 +493,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     def run(*cells: tuple[Record, Path], **options: object) -> tuple[int, str, Path]:
         planned = [
-            Cell(record.settings, SUITE.rows[record.settings.row], {}, {"evaluate": place}, place, "t", "v")
+            Cell(record.settings, SUITE.rows[record.settings.row], "", {}, {"evaluate": place}, place, "t", "v")
             for record, place in cells
         ]
         folder = tmp_path / "tables" / "shapes-quick"
