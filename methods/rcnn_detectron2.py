@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 import torch
@@ -99,18 +101,25 @@ def implementation() -> str:
 
 
 def _commit(package: Path) -> str:
-    """The commit of an installation from its repository, or of the clone that it is imported from."""
-    try:
-        source = json.loads(metadata.distribution("detectron2").read_text("direct_url.json") or "{}")
+    """The commit of the clone that ``package`` is imported from, or of what was installed there; or "unknown"."""
+    folder = package.parent
+    if not (folder / ".git").exists():
+        try:
+            installed = metadata.distribution("detectron2")
+            source = json.loads(installed.read_text("direct_url.json") or "{}")
+        except (metadata.PackageNotFoundError, ValueError):
+            return "unknown"
+        if Path(installed.locate_file("detectron2")).resolve() != package.resolve():
+            return "unknown"  # another one is installed besides
         if commit := source.get("vcs_info", {}).get("commit_id"):
             return commit
-        package = Path(source.get("url", "").removeprefix("file://")) if "dir_info" in source else package
-    except (metadata.PackageNotFoundError, ValueError):
-        pass
-    folder = package if (package / ".git").exists() else package.parent
-    if not (folder / ".git").exists():
+        folder = Path(url2pathname(urlsplit(source.get("url", "")).path))
+        if "dir_info" not in source or not (folder / ".git").exists():
+            return "unknown"
+    try:
+        found = subprocess.run(("git", "-C", str(folder), "rev-parse", "HEAD"), capture_output=True, text=True)
+    except OSError:  # no git here
         return "unknown"
-    found = subprocess.run(("git", "-C", str(folder), "rev-parse", "HEAD"), capture_output=True, text=True)
     return found.stdout.strip() or "unknown"
 
 
@@ -204,10 +213,9 @@ class Detectron2RCNN(nn.Module):
         if given.by_suffix:
             from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 
-            aligned = align_and_update_state_dicts(
-                self.model.state_dict(), dict(given.tensors), c2_conversion=given.author == "Caffe2"
-            )
-            given = Weights(given.source, aligned)
+            own = self.model.state_dict()
+            aligned = align_and_update_state_dicts(own, dict(given.tensors), c2_conversion=given.author == "Caffe2")
+            given = Weights(given.source, _with_statistics(aligned, own))
         kind = fit(self.model, given, encoder="backbone.bottom_up.", class_layers=CLASS_LAYERS, new_classes=new_classes)
         if kind == "whole" and self.config.zoo:
             check_classes(given.source, _zoo_classes(self.config.zoo), class_names)
@@ -249,6 +257,17 @@ def _instances(objects: ObjectMasks) -> Any:
     )
 
 
+def _with_statistics(given: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Old files fold the statistics of batch normalisation into its factors: detectron2 takes mean 0 and variance 1."""
+    missing = {name: value for name, value in own.items() if name not in given}
+    folded = {
+        name: torch.full_like(value, name.endswith("running_var"))
+        for name, value in missing.items()
+        if name.endswith(("running_mean", "running_var")) and f"{name.rpartition('.')[0]}.weight" in given
+    }
+    return {**given, **folded}
+
+
 def _nothing(size: Sequence[int], device: torch.device) -> Instances:
     return Instances(
         torch.zeros(0, *size, dtype=torch.bool, device=device),
@@ -279,6 +298,8 @@ def _zoo_model(config: MaskRCNNConfig, num_classes: int) -> tuple[nn.Module, tup
     cfg.merge_from_file(str(path))
     if cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN" or not cfg.MODEL.MASK_ON:
         raise MethodError(f"{config.zoo} is no Mask R-CNN")
+    if cfg.MODEL.ROI_HEADS.NAME != "StandardROIHeads" or not cfg.MODEL.FPN.IN_FEATURES:
+        raise MethodError(f"{config.zoo} is no Mask R-CNN with a feature pyramid and one box head, as needed here")
     cfg.MODEL.DEVICE = "cpu"  # the harness moves it
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = num_classes
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = config.score_threshold

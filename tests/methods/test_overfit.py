@@ -22,7 +22,7 @@ IMAGES = 8
 STEPS = {
     "pull_push": 250,
     "mask_rcnn": 300,
-    "mask2former": 400,
+    "mask2former": 300,
     "recurrent_mean_shift": 220,
     "spatial_embeddings": 280,
     "segsort": 220,

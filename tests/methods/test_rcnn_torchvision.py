@@ -16,7 +16,8 @@ from method_contract import CLASSES, TINY
 from safetensors.torch import save_file
 from scenes import scenes
 from torch import Tensor, nn
-from torchvision.models import ResNet50_Weights, detection, resnet50
+from torchvision.models import ResNet50_Weights, detection
+from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.ops import FrozenBatchNorm2d
 
 from methods import rcnn_torchvision
@@ -26,8 +27,8 @@ from methods.rcnn import MaskRCNNConfig
 from methods.rcnn_torchvision import CLASS_LAYERS, COCO_IDS, ZOO, fold_epsilon
 
 ZOOS = list(ZOO)
-SIZE = (90, 130)  # of the image that the zoo's networks look at
-SHORT, LONG = 128, 160  # its sides for the network, in place of 800 and 1333: the longer one decides
+SIZE = (66, 90)  # of the image that the zoo's networks look at
+SHORT, LONG = 96, 120  # its sides for the network, in place of 800 and 1333: the longer one decides
 
 
 # By ascending id, as the annotation files of COCO name them.
@@ -70,11 +71,18 @@ class Makers:
     ours: MaskRCNN
 
 
+def shallow(*, weights: None = None, progress: bool = True, **options: Any) -> nn.Module:
+    """ResNet-50 with fewer and narrower blocks, by the same names: its real size takes a minute."""
+    return ResNet(Bottleneck, [2, 1, 1, 1], width_per_group=16, **options)
+
+
 @contextlib.contextmanager
-def quick_builds() -> Iterator[pytest.MonkeyPatch]:
-    """First weights as memory has them: all are loaded afterwards, and random ones take seconds."""
+def small_networks(first_weights: bool = False) -> Iterator[pytest.MonkeyPatch]:
+    """Both builders take `shallow`; without ``first_weights`` parameters are as memory has them, to be loaded."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("kaiming_normal_", "kaiming_uniform_", "normal_", "uniform_"):
+        patch.setattr("torchvision.models.detection.mask_rcnn.resnet50", shallow)
+        patch.setattr("torchvision.models.resnet.resnet50", shallow)
+        for name in () if first_weights else ("kaiming_normal_", "kaiming_uniform_", "normal_", "uniform_"):
             patch.setattr(nn.init, name, lambda tensor, *_, **__: tensor)
         yield patch
 
@@ -97,7 +105,7 @@ def random_weights(zoo: str) -> dict[str, Tensor]:
         for norm in norms:
             norm.momentum = None  # the average over what it sees
             norm.bias.normal_(0.0, 0.2)
-        body.train()(torch.randn(2, 3, 96, 96))
+        body.train()(torch.randn(2, 3, 64, 64))
         body.conv1.weight[:2], body.bn1.running_mean[:2], body.bn1.running_var[:2] = 0.0, 0.0, 5.6e-45
         wanted = {
             model.rpn.head.cls_logits: 1.0,
@@ -110,16 +118,19 @@ def random_weights(zoo: str) -> dict[str, Tensor]:
         model.eval()([torch.rand(3, *SIZE)])
         for hook in hooks:
             hook.remove()
+        model.roi_heads.box_predictor.cls_score.bias[[12, 45, 68]] += 2.0  # ids that COCO does not use
     return {name: value.clone() for name, value in model.state_dict().items() if "num_batches" not in name}
 
 
 def _spread(wanted: float) -> Callable:
-    """A hook that scales a layer so that its outputs have this standard deviation."""
+    """A hook that changes a layer so that its outputs have this standard deviation, and boxes no favourite class."""
 
     def scale(module: nn.Module, _: Any, outputs: Tensor) -> Tensor:
-        factor = wanted / float(outputs.std()) if outputs.numel() > 1 else 1.0
+        mean = outputs.mean(0) if outputs.ndim == 2 else torch.zeros_like(module.bias)
+        outputs = outputs - mean.reshape(-1, *[1] * (outputs.ndim - 2))
+        factor = wanted / float(outputs.std())
         module.weight.mul_(factor)
-        module.bias.mul_(factor)
+        module.bias.sub_(mean).mul_(factor)
         return factor * outputs
 
     return scale
@@ -127,10 +138,12 @@ def _spread(wanted: float) -> Callable:
 
 @pytest.fixture(scope="module", params=ZOOS)
 def makers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Makers]:
-    zoo, state = request.param, random_weights(request.param)
+    zoo = request.param
+    with small_networks(first_weights=True):
+        state = random_weights(zoo)
     file = tmp_path_factory.mktemp("zoo") / "weights.pth"
     torch.save(state, file)
-    with quick_builds() as patch:
+    with small_networks() as patch:
         # The builder itself decides on normalisation and epsilon, as for the file that it would download.
         patch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: state)
         patch.setattr(nn.Module, "load_state_dict", _without_counters(nn.Module.load_state_dict))
@@ -138,18 +151,19 @@ def makers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             weights="COCO_V1",
             min_size=SHORT,
             max_size=LONG,
-            rpn_pre_nms_top_n_test=60,
-            rpn_post_nms_top_n_test=60,
+            rpn_pre_nms_top_n_test=40,
+            rpn_post_nms_top_n_test=40,
             box_score_thresh=0.02,
-            box_detections_per_img=30,
+            box_detections_per_img=24,
         ).eval()
-    image = torch.rand(3, *SIZE, generator=torch.Generator().manual_seed(1))
-    image[:, 20:60, 30:90] *= 0.3
+    model.double()  # so that rounding decides on nothing
+    image = torch.rand(3, *SIZE, generator=torch.Generator().manual_seed(1)).double()
+    image[:, 15:45, 20:70] *= 0.3
     with torch.inference_mode():
         (found,) = model([image])
-    config = MaskRCNNConfig(zoo=zoo, weights=str(file), test_proposals=60, score_threshold=0.02, detections=30)
-    with quick_builds():
-        ours = MaskRCNN(config, len(COCO_IDS)).eval()
+    config = MaskRCNNConfig(zoo=zoo, weights=str(file), test_proposals=40, score_threshold=0.02, detections=24)
+    with small_networks():
+        ours = MaskRCNN(config, len(COCO_IDS)).eval().double()
     ours.class_names = COCO_CLASSES
     ours.detector.model.transform.min_size, ours.detector.model.transform.max_size = (SHORT,), LONG
     yield Makers(zoo, file, image, model, found, ours)
@@ -184,27 +198,27 @@ def same(ours: Instances, theirs: dict[str, Tensor]) -> bool:
     ids = torch.tensor((0, *COCO_IDS))[ours.labels]
     return (
         torch.equal(ids, theirs["labels"][used])
-        and torch.allclose(ours.scores, theirs["scores"][used], rtol=1e-4, atol=1e-6)
-        and torch.allclose(ours.boxes, theirs["boxes"][used], rtol=1e-4, atol=1e-2)
-        and int((ours.masks != (theirs["masks"][used, 0] >= 0.5)).sum()) <= 3  # pixels within rounding of 0.5
+        and torch.allclose(ours.scores, theirs["scores"][used].float(), rtol=1e-5, atol=1e-7)
+        and torch.allclose(ours.boxes, theirs["boxes"][used].float(), rtol=1e-5, atol=1e-5)
+        and torch.equal(ours.masks, theirs["masks"][used, 0] >= 0.5)
     )
 
 
 def test_the_makers_own_detections(makers: Makers, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the reference evaluation calls it; and every step of ours that could go wrong would be seen."""
     theirs = makers.found
-    assert len(theirs["scores"]) >= 20
+    assert len(theirs["scores"]) >= 15
     assert len(theirs["labels"].unique()) > 3
     assert not torch.isin(theirs["labels"], torch.tensor(COCO_IDS)).all(), "no unused id to leave out"
     shares = (theirs["masks"] >= 0.5).float().mean((1, 2, 3))
-    assert (shares > 0.001).sum() > 10
+    assert (shares > 0.001).sum() > 5
     method = started(makers, monkeypatch)
     assert same(predicted(method, makers.image), theirs)
 
     transform, detector = method.detector.model.transform, method.detector
     for change, image in {"order": makers.image.flip(0), "scale": makers.image * 255.0}.items():
         assert not same(predicted(method, image), theirs), f"another {change} of colours goes unnoticed"
-    for name, other in (("max_size", 150), ("image_mean", [0.0] * 3), ("image_std", [1.0] * 3)):
+    for name, other in (("max_size", 112), ("image_mean", [0.0] * 3), ("image_std", [1.0] * 3)):
         with monkeypatch.context() as patch:
             patch.setattr(transform, name, other)
             assert not same(predicted(method, makers.image), theirs), f"another {name} goes unnoticed"
@@ -221,9 +235,15 @@ def test_the_epsilon_belongs_to_one_file(makers: Makers, monkeypatch: pytest.Mon
     assert same(found, makers.found) == (makers.zoo != "maskrcnn_resnet50_fpn")
 
 
-def test_the_zoos_networks_are_built_as_theirs(makers: Makers) -> None:
-    """Names, shapes, and the parts that torchvision freezes with pretrained weights."""
-    ours, theirs = makers.ours.detector.model, makers.model
+@pytest.mark.parametrize("zoo", ZOOS)
+def test_the_zoos_networks_are_built_as_theirs(zoo: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In full size, without memory: names, shapes, kinds, and the parts that torchvision freezes."""
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: {})
+    with torch.device("meta"):
+        ours = MaskRCNN(MaskRCNNConfig(zoo=zoo), len(COCO_IDS)).detector.model
+        with monkeypatch.context() as patch:
+            patch.setattr(nn.Module, "load_state_dict", lambda *_, **__: None)
+            theirs = getattr(detection, zoo)(weights="COCO_V1")
 
     def learning(model: nn.Module) -> dict[str, tuple]:
         return {name: (tuple(one.shape), one.requires_grad) for name, one in model.named_parameters()}
@@ -233,22 +253,20 @@ def test_the_zoos_networks_are_built_as_theirs(makers: Makers) -> None:
     assert {name: one.shape for name, one in ours.state_dict().items()} == {
         name: one.shape for name, one in theirs.state_dict().items()
     }
-    fixed = [type(one) for one in ours.backbone.body.modules() if isinstance(one, FrozenBatchNorm2d)]
-    assert bool(fixed) == (makers.zoo == "maskrcnn_resnet50_fpn")
+    fixed = [one for one in ours.backbone.body.modules() if isinstance(one, FrozenBatchNorm2d)]
+    assert bool(fixed) == (zoo == "maskrcnn_resnet50_fpn")
     modules = zip(ours.modules(), theirs.modules(), strict=True)
     assert [(a, b) for a, b in modules if type(a) is not type(b) and a is not ours.transform] == []
-    for name in ("image_mean", "image_std", "size_divisible", "fixed_size"):
-        assert getattr(ours.transform, name) == getattr(theirs.transform, name)
-    default = rcnn_torchvision._transform(resize=True)
-    assert (default.min_size, default.max_size) == ((800,), 1333)
+    for name in ("min_size", "max_size", "image_mean", "image_std", "size_divisible", "fixed_size"):
+        assert getattr(ours.transform, name) == getattr(theirs.transform, name), name
 
 
 def test_other_sizes_are_resized_back(makers: Makers, monkeypatch: pytest.MonkeyPatch) -> None:
     """Detections at another size than the image's: as torchvision's, drawn there."""
     double = predicted(started(makers, monkeypatch), makers.image, (2 * SIZE[0], 2 * SIZE[1]))
     used = torch.isin(makers.found["labels"], torch.tensor(COCO_IDS))
-    torch.testing.assert_close(double.boxes, 2.0 * makers.found["boxes"][used], rtol=1e-4, atol=2e-2)
-    assert double.masks.shape[1:] == (180, 260)
+    torch.testing.assert_close(double.boxes, 2.0 * makers.found["boxes"][used].float())
+    assert double.masks.shape[1:] == (132, 180)
 
 
 def test_training_does_not_resize(makers: Makers) -> None:
@@ -259,7 +277,7 @@ def test_training_does_not_resize(makers: Makers) -> None:
         assert transform([image])[0].image_sizes == [(50, 70)]
     finally:
         transform.eval()
-    assert transform([image])[0].image_sizes == [(114, 160)]
+    assert transform([image])[0].image_sizes == [(85, 120)]
 
 
 def test_class_names_are_checked(makers: Makers, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,7 +293,7 @@ def test_class_names_are_checked(makers: Makers, monkeypatch: pytest.MonkeyPatch
 def test_new_classes_of_the_zoo(makers: Makers) -> None:
     """Eight classes have nine outputs, without gaps; the layers for classes stay as they were made."""
     config = MaskRCNNConfig(zoo=makers.zoo, weights=str(makers.file))
-    with quick_builds():
+    with small_networks():
         method = MaskRCNN(config, 8)
     assert method.detector.ids == tuple(range(1, 9))
     assert method.detector.model.roi_heads.box_predictor.cls_score.out_features == 9
@@ -291,14 +309,14 @@ def test_new_classes_of_the_zoo(makers: Makers) -> None:
     for name, value in method.detector.model.state_dict().items():
         if name.startswith(CLASS_LAYERS):
             assert (value == 7.0).all(), name
-        elif name in theirs and "num_batches" not in name and not name.startswith("backbone.body.bn1.weight"):
-            assert torch.equal(value, theirs[name]), name
+        elif "num_batches" not in name:
+            assert torch.equal(value.double(), theirs[name]), name
 
 
 def test_imagenet_files_fill_the_encoder(makers: Makers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A classifier of torchvision by its own names, from a file or, without ``weights``, from the network."""
-    with quick_builds():
-        state = {name: torch.rand_like(value.float()) for name, value in resnet50().state_dict().items()}
+    with small_networks():
+        state = {name: torch.rand_like(value.float()) for name, value in shallow().state_dict().items()}
     ours = makers.ours
     save_file(state, tmp_path / "resnet50.safetensors")
     monkeypatch.setattr(rcnn_torchvision, "_download", lambda weights: {ResNet50_Weights.IMAGENET1K_V1: state}[weights])
@@ -310,9 +328,9 @@ def test_imagenet_files_fill_the_encoder(makers: Makers, monkeypatch: pytest.Mon
         ours.config = replace(ours.config, weights=weights)
         ours.initialise()
         for name, value in ours.detector.model.backbone.body.state_dict().items():
-            assert "num_batches" in name or torch.equal(value, state[name]), name
+            assert "num_batches" in name or torch.equal(value, state[name].to(value.dtype)), name
         assert all((p == 7.0).all() for n, p in ours.named_parameters() if "backbone.body" not in n)
-    deeper = {**state, "layer3.6.conv1.weight": torch.ones(256, 1024, 1, 1)}
+    deeper = {**state, "layer3.1.conv1.weight": torch.ones(64, 1024, 1, 1)}
     save_file(deeper, tmp_path / "resnet101.safetensors")
     ours.config = replace(ours.config, weights=str(tmp_path / "resnet101.safetensors"))
     with pytest.raises(MethodError, match="do not fit the network"):
