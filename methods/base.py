@@ -149,6 +149,15 @@ def setting(
     return field(default=default, metadata=meta)
 
 
+def objects_of_map(instances: Tensor, semantic: Tensor) -> ObjectMasks:
+    """The instances of one image, ids ascending, from ``instances`` (H, W) int64, 0 none, and ``semantic`` (H, W)."""
+    instances = torch.where((semantic == 0) | (semantic == IGNORE), 0, instances)
+    ids, index = instances.unique(return_inverse=True)
+    labels = torch.zeros_like(ids).scatter_reduce(0, index.flatten(), semantic.flatten(), "amax")  # all of one class
+    ids, labels = ids[ids > 0], labels[ids > 0]
+    return ObjectMasks(instances.unsqueeze(0) == ids.view(-1, 1, 1), labels)
+
+
 class Method(nn.Module, ABC):
     """One way to segment instances. Construction builds modules: no files, no device, no data."""
 

@@ -23,7 +23,17 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from methods.backbones import Normalise, load_imagenet
-from methods.base import IGNORE, Batch, Instances, Method, MethodError, ObjectMasks, Prediction, Seconds, setting
+from methods.base import (
+    Batch,
+    Instances,
+    Method,
+    MethodError,
+    ObjectMasks,
+    Prediction,
+    Seconds,
+    objects_of_map,
+    setting,
+)
 
 LOSSES = {"class": "loss_cross_entropy", "mask": "loss_mask", "dice": "loss_dice"}  # our names: transformers' prefixes
 Size = Sequence[int]  # (height, width) in pixels
@@ -234,14 +244,6 @@ def _described(config: Mask2FormerConfig) -> dict[str, Any]:
         "decoder_layers": config.decoder_layers + 1,  # transformers counts the queries' own masks as a layer
         **{their: getattr(config, our) for our, their in _THEIR_NAMES.items()},
     }
-
-
-def objects_of_map(instances: Tensor, semantic: Tensor) -> ObjectMasks:
-    """The instances of one image, ids ascending, from ``instances`` (H, W) int64, 0 none, and ``semantic`` (H, W)."""
-    instances = torch.where((semantic == 0) | (semantic == IGNORE), 0, instances)
-    masks = instances == instances[instances > 0].unique().view(-1, 1, 1)
-    first = masks.flatten(1).to(torch.uint8).argmax(1)
-    return ObjectMasks(masks, semantic.flatten()[first])  # all pixels of an instance are of one class
 
 
 def targets(objects: ObjectMasks, size: Size, padded: Size) -> tuple[Tensor, Tensor]:

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from methods import rcnn_detectron2, rcnn_torchvision
-from methods.base import Batch, Method, MethodError, ObjectMasks, Prediction, Seconds
-from methods.rcnn import Detector, MaskRCNNConfig, objects_of_map
+from methods.base import Batch, Method, MethodError, ObjectMasks, Prediction, Seconds, objects_of_map
+from methods.rcnn import Detector, MaskRCNNConfig
 
 
 class MaskRCNN(Method):

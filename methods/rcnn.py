@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.backbones import freeze
-from methods.base import IGNORE, Instances, MethodError, ObjectMasks, setting
+from methods.base import Instances, MethodError, ObjectMasks, setting
 from methods.weights import Weights
 
 _OWN_PREFIX = "detector.model."  # where the plugin keeps the makers' network
@@ -86,15 +86,6 @@ class MaskRCNNConfig:
     mask_threshold: float = setting(
         0.5, "probability at which a pixel belongs to the mask", source="section 3.1", stage="predict"
     )
-
-
-def objects_of_map(instances: Tensor, semantic: Tensor) -> ObjectMasks:
-    """The instances of one image, ids ascending, from ``instances`` (H, W) int64, 0 none, and ``semantic`` (H, W)."""
-    instances = torch.where((semantic == 0) | (semantic == IGNORE), 0, instances)
-    ids, index = instances.unique(return_inverse=True)
-    labels = torch.zeros_like(ids).scatter_reduce(0, index.flatten(), semantic.flatten(), "amax")  # all of one class
-    ids, labels = ids[ids > 0], labels[ids > 0]
-    return ObjectMasks(instances.unsqueeze(0) == ids.view(-1, 1, 1), labels)
 
 
 def object_targets(objects: ObjectMasks) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from harness.plan import load_method
 from harness.settings import TrainSettings
 from harness.train import load_weights, make_optimizer, save_weights
 from methods.base import Batch, Instances, Method
+from methods.grouping import PixelGrouping
 
 TINY = {
     "pull_push": {
@@ -74,6 +75,7 @@ TINY = {
     },
 }
 CLASSES = 6
+GROUPING = [name for name in TINY if issubclass(load_method(name), PixelGrouping)]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from method_contract import CLASSES, TINY, check_instances
+from method_contract import CLASSES, GROUPING, TINY, check_instances
 
 from harness.plan import load_method
-from methods.base import Batch, Method
-from methods.rcnn import objects_of_map
+from methods.base import Batch, Method, objects_of_map
 
 SIDE = 96
 
@@ -97,7 +96,7 @@ def test_trains_prepares_and_predicts(name: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["stuff and things", "regions"])
-@pytest.mark.parametrize("name", [name for name in TINY if name != "mask_rcnn"])
+@pytest.mark.parametrize("name", GROUPING)
 def test_true_classes_without_background_are_grouped(name: str, kind: str) -> None:
     batch = make_batch(kind)
     method_class = load_method(name)

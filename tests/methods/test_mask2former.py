@@ -18,13 +18,12 @@ from method_contract import CLASSES, TINY
 from scenes import scenes
 
 from methods.backbones import load_imagenet
-from methods.base import Batch, MethodError, ObjectMasks
+from methods.base import Batch, MethodError, ObjectMasks, objects_of_map
 from methods.mask2former import (
     Mask2Former,
     Mask2FormerConfig,
     check_classes,
     instances_of_queries,
-    objects_of_map,
     targets,
     weights_file,
 )

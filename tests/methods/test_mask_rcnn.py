@@ -9,9 +9,9 @@ import torch
 from method_contract import CLASSES, TINY
 from scenes import scenes
 
-from methods.base import Batch, MethodError, ObjectMasks
+from methods.base import Batch, MethodError, ObjectMasks, objects_of_map
 from methods.mask_rcnn import MaskRCNN
-from methods.rcnn import MaskRCNNConfig, clipped, object_targets, objects_of_map
+from methods.rcnn import MaskRCNNConfig, clipped, object_targets
 
 
 def build() -> MaskRCNN:
@@ -123,17 +123,3 @@ def test_strides_that_the_encoder_lacks_are_named() -> None:
     )
     with pytest.raises(MethodError, match=r"has strides \[2, 4, 8, 16, 32\], not \[5\]"):
         MaskRCNN(config, 2)
-
-
-def test_padding_is_no_part_of_an_image() -> None:
-    """torchvision pads for itself, and keeps proposals inside each image: it must see the images as they were."""
-    method, batch = build(), scenes(2)
-    height, width = batch.images.shape[2:]
-    smaller = replace(batch, sizes=torch.tensor([[height, width // 2], [height - 32, width]]))
-    seen = []
-    method.detector.model.transform.register_forward_pre_hook(lambda module, inputs: seen.append(inputs))
-    method.train().loss(smaller)
-    images, targets = seen[0]
-    assert [tuple(image.shape[1:]) for image in images] == [(height, width // 2), (height - 32, width)]
-    assert [tuple(one["masks"].shape[1:]) for one in targets] == [(height, width // 2), (height - 32, width)]
-    torch.testing.assert_close(images[0], batch.images[0, :, :, : width // 2])

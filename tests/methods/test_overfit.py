@@ -12,11 +12,12 @@ from PIL import Image
 from datasets.shapes import Shapes
 from harness.evaluate import evaluate
 from harness.plan import load_method
-from harness.predict import FILE, predict
+from harness.predict import predict
 from harness.settings import EvaluateSettings, PredictSettings, TrainSettings, build_config
 from harness.suite import load_suite
 from harness.train import build_method, train
 from methods import METHODS
+from methods.grouping import GroupingConfig
 
 IMAGES = 8
 STEPS = {
@@ -43,7 +44,7 @@ def learn(name: str, folder: Path) -> Shapes:
     preset = load_suite("shapes").presets["quick"]
     data = Shapes("train", IMAGES, "easy", 128, 0)
     method_class = load_method(name)
-    shared = {} if name == "mask_rcnn" else preset.grouping
+    shared = preset.grouping if issubclass(method_class.Config, GroupingConfig) else {}
     config = build_config(method_class.Config, {**shared, **preset.methods[name].config, **CONFIG.get(name, {})}, name)
     recipe = {**preset.train.model_dump(), **preset.methods[name].train, "steps": STEPS[name], "flip": 0.0}
     method = build_method(method_class, config, len(data.info.categories), seed=0)
@@ -71,8 +72,10 @@ def mean_iou(data: Shapes, folder: Path) -> float:
 @pytest.mark.parametrize("name", [name for name in STEPS if name != "segsort"])
 def test_learns_instances(name: str, tmp_path: Path) -> None:
     data = learn(name, tmp_path)
-    found = evaluate(data, tmp_path / FILE, EvaluateSettings(resamples=0), tmp_path / "m.npz", lambda done, total: None)
-    assert found.metrics["ap_r_50"].value >= 0.9
+    settings = EvaluateSettings(protocols=("voc",), resamples=0)
+    found = evaluate(data, tmp_path, settings, tmp_path, lambda done, total: None).find("ap_r_50")
+    assert found is not None
+    assert found[1].value >= 0.9
 
 
 @pytest.mark.slow

@@ -239,6 +239,7 @@ def test_the_epsilon_belongs_to_one_file(makers: Makers, monkeypatch: pytest.Mon
 def test_the_zoos_networks_are_built_as_theirs(zoo: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In full size, without memory: names, shapes, kinds, and the parts that torchvision freezes."""
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: {})
+    rcnn_torchvision.detection()  # which tries an operator, on real memory
     with torch.device("meta"):
         ours = MaskRCNN(MaskRCNNConfig(zoo=zoo), len(COCO_IDS)).detector.model
         with monkeypatch.context() as patch:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from method_contract import CLASSES, TINY, assert_same, check_instances
+from method_contract import CLASSES, GROUPING, TINY, assert_same, check_instances
 from scenes import scenes
 
 from harness.plan import load_method
@@ -23,7 +23,7 @@ from methods.spatial_embeddings import SpatialEmbeddings, SpatialEmbeddingsConfi
 
 ROOT = Path(__file__).resolve().parents[2]
 EMBEDDED = ("center_fixed", "center_shift", "mean_shift", "best_seed")
-GROUPING = [name for name in TINY if name != "mask_rcnn"]
+
 
 # Two rows of a class map: two instances of class 1 that touch, a gap, one of class 3.
 SEMANTIC = torch.tensor([[1, 1, 1, 1, 0, 3, 3], [1, 1, 1, 1, 0, 3, 3]])

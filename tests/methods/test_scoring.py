@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from method_contract import TINY
+from method_contract import GROUPING, TINY
 from scenes import scenes
 
 from harness.plan import load_method
@@ -99,7 +99,7 @@ def test_what_a_scorer_needs_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize("scorer", SCORERS)
-@pytest.mark.parametrize("name", [name for name in TINY if name != "mask_rcnn"])
+@pytest.mark.parametrize("name", GROUPING)
 def test_every_scorer_serves_every_grouping_method(name: str, scorer: str) -> None:
     torch.manual_seed(0)
     method_class = load_method(name)
