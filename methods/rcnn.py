@@ -71,8 +71,8 @@ class MaskRCNNConfig:
     test_proposals: int = setting(1000, "proposals kept in prediction", source="both makers", stage="predict")
     rpn_proposals: int = setting(
         0,
-        "proposals of the network's first stage that get a mask and are judged as proposals, best first (0: the "
-        "detections are)",
+        "proposals of the network's first stage that get a mask and are judged as proposals, best first, at most "
+        "test_proposals (0: the detections are)",
         source="ours",
         stage="predict",
     )
