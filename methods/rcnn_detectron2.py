@@ -141,8 +141,16 @@ class Detectron2RCNN(nn.Module):
         super().__init__()
         require()
         self.config = config
-        # Sides that images are resized to in prediction: (0, 0): the harness decides.
-        self.model, self.sides = _zoo_model(config, num_classes) if config.zoo else (_own_model(config, num_classes), 0)
+        self.sides: tuple[int, int] | None = None  # that images are resized to in prediction; None: the harness decides
+        self.trained_on = ""  # the data set of a zoo's network
+        if not config.zoo:
+            self.model = _own_model(config, num_classes)
+            return
+        from detectron2.modeling import build_model
+
+        cfg = _zoo_cfg(config, num_classes)
+        self.model, self.trained_on = build_model(cfg), cfg.DATASETS.TRAIN[0]
+        self.sides = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
 
     @property
     def encoder(self) -> nn.Module:
@@ -217,8 +225,11 @@ class Detectron2RCNN(nn.Module):
             aligned = align_and_update_state_dicts(own, dict(given.tensors), c2_conversion=given.author == "Caffe2")
             given = Weights(given.source, _with_statistics(aligned, own))
         kind = fit(self.model, given, encoder="backbone.bottom_up.", class_layers=CLASS_LAYERS, new_classes=new_classes)
-        if kind == "whole" and self.config.zoo:
-            check_classes(given.source, _zoo_classes(self.config.zoo), class_names)
+        if kind == "whole" and self.trained_on:
+            from detectron2.data import MetadataCatalog
+
+            classes = MetadataCatalog.get(self.trained_on).get("thing_classes", ())
+            check_classes(given.source, classes, class_names)
 
     def load_imagenet(self) -> None:
         if self.config.zoo:
@@ -277,19 +288,9 @@ def _nothing(size: Sequence[int], device: torch.device) -> Instances:
     )
 
 
-def _zoo_classes(zoo: str) -> Sequence[str]:
-    """The classes of the data set that a zoo's folder is named after; empty where it is unknown."""
-    from detectron2.data.datasets.builtin_meta import _get_builtin_metadata
-
-    known = {"COCO-InstanceSegmentation": "coco", "Cityscapes": "cityscapes"}
-    name = known.get(zoo.split("/")[0])
-    return _get_builtin_metadata(name)["thing_classes"] if name else ()
-
-
-def _zoo_model(config: MaskRCNNConfig, num_classes: int) -> tuple[nn.Module, tuple[int, int]]:
-    """The network of one of detectron2's YAML files, and the sides that it resizes to in prediction."""
+def _zoo_cfg(config: MaskRCNNConfig, num_classes: int) -> Any:
+    """detectron2's settings by one of its YAML files, with those of ours that hold for any network."""
     from detectron2.config import get_cfg
-    from detectron2.modeling import build_model
 
     path = configs_folder() / config.zoo
     if not path.is_file():
@@ -300,13 +301,16 @@ def _zoo_model(config: MaskRCNNConfig, num_classes: int) -> tuple[nn.Module, tup
         raise MethodError(f"{config.zoo} is no Mask R-CNN")
     if cfg.MODEL.ROI_HEADS.NAME != "StandardROIHeads" or not cfg.MODEL.FPN.IN_FEATURES:
         raise MethodError(f"{config.zoo} is no Mask R-CNN with a feature pyramid and one box head, as needed here")
+    rpn, heads = cfg.MODEL.RPN, cfg.MODEL.ROI_HEADS
     cfg.MODEL.DEVICE = "cpu"  # the harness moves it
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES = num_classes
-    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = config.score_threshold
-    cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST = config.nms_threshold
-    cfg.MODEL.RPN.POST_NMS_TOPK_TEST = config.test_proposals
+    heads.NUM_CLASSES = num_classes
+    heads.SCORE_THRESH_TEST, heads.NMS_THRESH_TEST = config.score_threshold, config.nms_threshold
+    rpn.PRE_NMS_TOPK_TEST = rpn.POST_NMS_TOPK_TEST = config.test_proposals
+    if config.proposals:
+        rpn.PRE_NMS_TOPK_TRAIN = rpn.POST_NMS_TOPK_TRAIN = config.proposals
+    rpn.BATCH_SIZE_PER_IMAGE, heads.BATCH_SIZE_PER_IMAGE = config.anchor_samples, config.box_samples
     cfg.TEST.DETECTIONS_PER_IMAGE = config.detections
-    return build_model(cfg), (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+    return cfg
 
 
 def _own_model(config: MaskRCNNConfig, num_classes: int) -> nn.Module:
