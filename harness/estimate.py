@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,7 +182,9 @@ def describe(cell: Cell, data_root: Path | None, store: Store, shared: bool = Fa
     if {"train", "predict"} <= set(cell.finished()):
         return "", 0.0
     try:
-        found = estimate(cell, data_root, store)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of libraries, about themselves
+            found = estimate(cell, data_root, store)
     except DatasetError as error:
         return f"unknown: {error}", 0.0
     except Exception as error:  # a stranger's method, on images it was not made for

@@ -85,8 +85,8 @@ def _by_content(method: type[Method], config: Mapping[str, Any], cache: Path) ->
 def _content(path: Path, cache: Path) -> Any:
     """A key of the file's content, or of all files of a folder; the name itself where there is neither."""
     inside = sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
-    if not all(one.is_file() for one in inside):
-        return str(path)
+    if not (path.is_absolute() or path.suffix) or not all(one.is_file() for one in inside):
+        return str(path)  # a name such as "download", whatever lies about in the current folder
     return file_digests(inside, cache)
 
 

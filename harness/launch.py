@@ -43,6 +43,7 @@ def launch(plan: CellPlan, folder: Path, timeout: float, follow: Callable[[dict]
         process = subprocess.Popen(
             [sys.executable, "-m", "harness.cell", str((folder / "plan.json").resolve())],
             cwd=ROOT,
+            env={**os.environ, **_absolute_path()},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -60,6 +61,12 @@ def launch(plan: CellPlan, folder: Path, timeout: float, follow: Callable[[dict]
     if process.returncode == 0:
         return Outcome("ok", "", "")
     return Outcome("failed", _reason(process.returncode, text), tail)
+
+
+def _absolute_path() -> dict[str, str]:
+    """PYTHONPATH by whole names: the cell starts in another folder than the driver."""
+    given = os.environ.get("PYTHONPATH")
+    return {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, given.split(os.pathsep)))} if given else {}
 
 
 def _follow(process: subprocess.Popen, deadline: float, follow: Callable[[dict], None]) -> bool:

@@ -31,6 +31,8 @@ def show_dry_run(suite: str, request: Request, output: Path, console: Console) -
         _show_settings([settings for _, settings in cells], console)
         return
     show_plan(job, console)
+    for row, reason in job.left_out.items():
+        _print(console, f"\n{row} is left out: {reason}")
 
 
 def show_plan(job: Job, console: Console) -> None:

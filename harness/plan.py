@@ -252,11 +252,15 @@ class _Overrides:
 
 
 def plan(
-    settings: Iterable[tuple[Row, Settings]], store: Store, data_root: Path | None, lenient: bool = False
+    settings: Iterable[tuple[Row, Settings]],
+    store: Store,
+    data_root: Path | None,
+    left_out: dict[str, str] | None = None,
 ) -> list[Cell]:
-    """Give every cell its keys. Opens the datasets; raises `UsageError` when data, or a method's library, are missing.
+    """Give every cell its keys. Opens the datasets; raises `UsageError` when data are missing.
 
-    ``lenient``: cells whose library is missing are left out.
+    Where a method's library or file of weights is missing, the row is put into ``left_out`` with the reason, and its
+    cells are not planned; without ``left_out`` this is a `UsageError`, too.
     """
     cells = []
     for row, one in settings:
@@ -265,9 +269,10 @@ def plan(
             implementation = method.implementation(build_config(method.Config, one.config, one.row))
             _check_files(method, one)
         except MethodError as error:
-            if lenient:
-                continue
-            raise UsageError(f"{one.row}: {error}") from error
+            if left_out is None:
+                raise UsageError(f"{one.row}: {error}") from error
+            left_out[one.row] = str(error)
+            continue
         splits = open_data(one.dataset, tuple(sorted(one.data.items())), data_root, store.file_digests)
         others = stage_data(one, data_root, store.file_digests)
         keys = step_keys(one, method, implementation, splits, others, store.file_digests)

@@ -19,13 +19,14 @@ SUITES = ROOT / "suites"
 class Reported(Spec):
     """Selects values of results/reported/FILE.csv: every field given must equal the CSV's column.
 
-    ``not_comparable`` says why a measured row cannot be held against them, where it cannot; where the data have all the
-    options ``unless``, it can. ``by`` names the library that the value was made with: a row that ran by another one
-    cannot be held against it.
+    ``origin`` is who printed it, for the table. ``not_comparable`` says why a measured row cannot be held against them,
+    where it cannot; where the data have all the options ``unless``, it can. ``by`` names the library that the value was
+    made with: a row that ran by another one cannot be held against it.
     """
 
     file: str
     where: dict[str, str]
+    origin: str = "paper"
     caption: str = ""
     not_comparable: str = ""
     unless: dict[str, str] = {}

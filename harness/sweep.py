@@ -31,8 +31,8 @@ HARMLESS = {"train.workers", "data.regions"}
 
 @dataclass(frozen=True)
 class Job:
-    """A planned sweep: the chosen ``cells``, the suite's ``others``, which tables show too, and the ``tables`` asked
-    for by name."""
+    """A planned sweep: the chosen ``cells``, the suite's ``others``, which tables show too, the ``tables`` asked
+    for by name, and the rows that cannot run here, with the reason (``left_out``)."""
 
     suite: Suite
     preset_name: str
@@ -43,6 +43,7 @@ class Job:
     data_root: Path | None
     overrides: Mapping[str, Any]
     tables: tuple[str, ...]
+    left_out: Mapping[str, str]
 
 
 def make_job(suite_name: str, request: Request, output: Path) -> Job:
@@ -55,12 +56,16 @@ def make_job(suite_name: str, request: Request, output: Path) -> Job:
         raise UsageError(f"{coco}, and suite {suite_name} has other data: take --suite coco or --suite nuclei")
     preset_name, preset, settings = resolve(suite, request)
     store = Store(output)
-    cells = plan(settings, store, request.data_root)
+    # A row that was asked for by name must run; of a table or a preset, those that can.
+    left_out: dict[str, str] = {}
+    cells = plan(settings, store, request.data_root, left_out if request.methods is None else None)
+    if left_out and not cells:
+        raise UsageError("; ".join(f"{row}: {reason}" for row, reason in left_out.items()))
     chosen = {cell.settings.cell for cell in cells}
     every_row = dataclasses.replace(request, methods=list(suite.rows), tables=None, lenient=True)
     _, _, everything = resolve(suite, every_row)
     rest = [pair for pair in everything if pair[1].cell not in chosen]
-    others = plan(rest, store, request.data_root, lenient=True)
+    others = plan(rest, store, request.data_root, {})
     return Job(
         suite,
         preset_name,
@@ -71,11 +76,15 @@ def make_job(suite_name: str, request: Request, output: Path) -> Job:
         request.data_root,
         request.overrides,
         tuple(request.tables or ()),
+        left_out,
     )
 
 
 def run(job: Job, console: Console) -> int:
-    """Run the job's missing steps and print its tables. Exit status: 0 all cells ok, 1 a cell failed or interrupted."""
+    """Run the job's missing steps and print its tables.
+
+    Exit status: 0 all cells ok, 1 a cell failed, a row cannot run here, or interrupted.
+    """
     records: list[Record] = []
     try:
         for record in _records(job, console):
@@ -89,7 +98,9 @@ def run(job: Job, console: Console) -> int:
     failed = [record for record in records if record.status != "ok"]
     for record in failed:  # the whole reason; the log's tail is in the record
         console.print(f"{record.cell} {record.status}: {record.reason}", style="red", markup=False, soft_wrap=True)
-    return 1 if failed else 0
+    for row, reason in job.left_out.items():
+        console.print(f"{row} was left out: {reason}", style="red", markup=False, soft_wrap=True)
+    return 1 if failed or job.left_out else 0
 
 
 def run_cells(job: Job, console: Console) -> list[Record]:
@@ -206,10 +217,16 @@ def changes(job: Job) -> list[str]:
 
 
 def _weights_alone(job: Job) -> set[str]:
-    """Where nothing is trained, keys that only say where a file of weights lies."""
-    if any(stage.steps for cell in job.cells for stage in cell.settings.train.stages()):
-        return set()
-    return {key for key in job.overrides if key.endswith(".weights")}
+    """Keys that only say where the preset's own file of weights lies, for a row that trains nothing."""
+    found = set()
+    for key, value in job.overrides.items():
+        row, _, rest = key.rpartition(".")
+        own = job.preset.rows.get(row, RowPreset()).config.get("weights", "")
+        cells = [cell for cell in job.cells if cell.settings.row == row]
+        untrained = not any(stage.steps for cell in cells for stage in cell.settings.train.stages())
+        if rest == "weights" and own and untrained and Path(str(value)).name == Path(own).name:
+            found.add(key)
+    return found
 
 
 def _in_preset(row: Row, changed: RowPreset | None) -> Row:

@@ -86,7 +86,7 @@ def _lines(
     for name, row, data in shown:
         reported = table.reported.get(name)
         if reported is not None:
-            caption = f"paper, {reported.caption}" if reported.caption else "paper"
+            caption = ", ".join(filter(None, (reported.origin, reported.caption)))
             yield _paper_line(row.title, caption, reported, table)
         for data_name in data:
             title = f"{row.title}, {data_name}" if several else row.title
@@ -114,18 +114,20 @@ def _not_comparable(row: Row, reported: Reported | None, preset: Preset, data_na
     other = f"{images} images, not the official {official}" if official and images != official else ""
     if done and same_images(done[0]):
         other = "judged on the images that it was trained on"
+    if any(_untrained(one) for one in done):
+        other = "nothing was trained, and no weights were loaded"
     own = "" if reported is None else reported.not_comparable
     if own and reported.unless and done:
         data = done[0].settings.data
         own = "" if all(str(data.get(key)) == value for key, value in reported.unless.items()) else own
-    if reported is not None and reported.by and done and not all(by.startswith(reported.by) for by in makers(done)):
+    if reported and reported.by and done and {name.split()[0] for name in makers(done)} != {reported.by}:
         own = f"the reported value is {reported.by}'s, and another implementation ran"
     return other or preset.not_comparable or row.not_comparable or own
 
 
 def same_images(record: Record) -> bool:
     """Whether a cell was judged on its training images, as data on disk name them."""
-    if not sum(stage.steps for stage in record.settings.train.stages()):
+    if not _steps(record):
         return False  # it only started from somebody's weights
     data = record.settings.data
     pairs = [(data.get(f"train_{name}"), data.get(f"val_{name}")) for name in ("split", "annotations")]
@@ -146,6 +148,14 @@ def _measured_line(
     )
     title = f"{title} [{' or '.join(makers(done))}]" if makers(done) else title
     return _Line(title, data, "ok", len(done), entries, judge(entries, reason, own_reason))
+
+
+def _steps(record: Record) -> int:
+    return sum(stage.steps for stage in record.settings.train.stages())
+
+
+def _untrained(record: Record) -> bool:
+    return not _steps(record) and not record.settings.config.get("weights")
 
 
 def makers(records: Sequence[Record]) -> list[str]:

@@ -7,6 +7,7 @@ data sets, no second trainer, and never `detectron2.model_zoo`, which needs a mo
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.util
 import itertools
 import json
@@ -17,8 +18,6 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 import numpy as np
 import torch
@@ -60,7 +59,8 @@ def install_command() -> str:
 
 def installed() -> bool:
     """Whether there is a detectron2 to import; it may not work."""
-    return importlib.util.find_spec("detectron2") is not None
+    spec = importlib.util.find_spec("detectron2")
+    return spec is not None and spec.origin is not None  # a bare folder of that name is none
 
 
 @functools.cache
@@ -86,8 +86,8 @@ def require() -> None:
     """Raises `MethodError`, with the command that installs it, where detectron2 cannot be used."""
     if problem():
         raise MethodError(
-            f"{problem()}. It is not on the package index; install it with: {install_command()}, or take "
-            "backend = torchvision"
+            f"{problem()}. It is not on the package index; install it with: {install_command()}. Networks of our own "
+            "settings run with backend = torchvision, too"
         )
 
 
@@ -97,30 +97,43 @@ def implementation() -> str:
     require()
     import detectron2
 
-    return f"detectron2 {detectron2.__version__}, commit {_commit(Path(detectron2.__file__).parent)[:8]}"
+    package = Path(detectron2.__file__).parent
+    commit = _commit(package)
+    origin = f"commit {commit[:8]}" if commit else f"sources {_digest(package)}"
+    return f"detectron2 {detectron2.__version__}, {origin}"
+
+
+def _digest(package: Path) -> str:
+    """A key of the package's Python files, where no commit says what they are."""
+    digest = hashlib.blake2b(digest_size=4)
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def _commit(package: Path) -> str:
-    """The commit of the clone that ``package`` is imported from, or of what was installed there; or "unknown"."""
+    """The commit of the clone that ``package`` is imported from, or that it was installed from by its address.
+
+    Empty where nobody can tell: a clone with changes, or a copy that was installed from a folder.
+    """
     folder = package.parent
     if not (folder / ".git").exists():
         try:
             installed = metadata.distribution("detectron2")
             source = json.loads(installed.read_text("direct_url.json") or "{}")
         except (metadata.PackageNotFoundError, ValueError):
-            return "unknown"
+            return ""
         if Path(installed.locate_file("detectron2")).resolve() != package.resolve():
-            return "unknown"  # another one is installed besides
-        if commit := source.get("vcs_info", {}).get("commit_id"):
-            return commit
-        folder = Path(url2pathname(urlsplit(source.get("url", "")).path))
-        if "dir_info" not in source or not (folder / ".git").exists():
-            return "unknown"
+            return ""  # another one is installed besides
+        return source.get("vcs_info", {}).get("commit_id", "")
     try:
-        found = subprocess.run(("git", "-C", str(folder), "rev-parse", "HEAD"), capture_output=True, text=True)
+        changed, commit = (
+            subprocess.run(("git", "-C", str(folder), *words), capture_output=True, text=True).stdout.strip()
+            for words in (("status", "--porcelain", "--untracked-files=no", "--", "detectron2"), ("rev-parse", "HEAD"))
+        )
     except OSError:  # no git here
-        return "unknown"
-    return found.stdout.strip() or "unknown"
+        return ""
+    return "" if changed else commit
 
 
 def configs_folder() -> Path:

@@ -46,7 +46,8 @@ def implementation() -> str:
     import torchvision
 
     commit = getattr(torchvision.version, "git_version", None) or "unknown"
-    return f"torchvision {torchvision.__version__}, commit {commit[:8]}"
+    version = torchvision.__version__.partition("+")[0]  # builds for other devices are the same code
+    return f"torchvision {version}, commit {commit[:8]}"
 
 
 @functools.cache
@@ -185,7 +186,7 @@ def _download(weights: Any) -> dict[str, Tensor]:
     except Exception as error:  # no network, or a damaged file, here or in torch's cache
         raise MethodError(
             f"the weights {weights.url} cannot be downloaded: {error}. Bring the file here by other means and name it: "
-            "--set mask_rcnn.weights=PATH"
+            "--set ROW.weights=PATH with the name of the row"
         ) from error
 
 
@@ -224,11 +225,15 @@ def _shared_settings(config: MaskRCNNConfig) -> dict[str, Any]:
 
 def _zoo_model(config: MaskRCNNConfig, outputs: int) -> nn.Module:
     models, shared = detection(), _shared_settings(config)
+    started = bool(config.pretrained or config.weights)  # then its builders freeze; from nothing everything learns
     if config.zoo == "maskrcnn_resnet50_fpn":
-        backbone = models.backbone_utils.resnet_fpn_backbone(backbone_name="resnet50", weights=None, trainable_layers=3)
+        norm = {} if started else {"norm_layer": nn.BatchNorm2d}
+        backbone = models.backbone_utils.resnet_fpn_backbone(
+            backbone_name="resnet50", weights=None, trainable_layers=3 if started else 5, **norm
+        )
         return models.MaskRCNN(backbone, outputs, **shared)
     model = models.maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None, num_classes=outputs, **shared)
-    for name in ("conv1", "bn1", "layer1") if config.pretrained else ():  # as its builder does with pretrained weights
+    for name in ("conv1", "bn1", "layer1") if started else ():
         model.backbone.body[name].requires_grad_(False)
     return model
 

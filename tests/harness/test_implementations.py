@@ -7,20 +7,22 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from made_records import PRESET, record
+from made_records import AP, PAPER, PRESET, record
 from safetensors.torch import save_file
 from torch import ones
 
+from harness.launch import _absolute_path
 from harness.names import UsageError
 from harness.plan import Cell, Request, plan, resolve
 from harness.record import Record
 from harness.store import Store
 from harness.suite import Row, RowPreset, Table, load_suite, parse_overrides
-from harness.sweep import _in_preset
+from harness.sweep import _in_preset, _weights_alone, make_job
 from harness.tables import draw, same_images
-from methods import rcnn_torchvision
+from methods import rcnn_detectron2, rcnn_torchvision
 from methods.mask_rcnn import MaskRCNN
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -171,7 +173,9 @@ def test_a_missing_library_is_an_error_or_left_out(tmp_path: Path, plugin: str) 
     _, _, cells = resolve(load_suite("shapes"), request)
     with pytest.raises(UsageError, match="plugin: the library is not installed; pip install it"):
         plan(cells, Store(tmp_path / "out"), None)
-    assert plan(cells, Store(tmp_path / "out"), None, lenient=True) == []
+    left_out: dict[str, str] = {}
+    assert plan(cells, Store(tmp_path / "out"), None, left_out) == []
+    assert left_out == {"plugin": "the library is not installed; pip install it"}
 
 
 def test_a_broken_torchvision_is_status_two_without_a_traceback(
@@ -208,8 +212,6 @@ def made_by(one: Record, train: str, predict: str) -> Record:
 )
 def test_titles_name_whose_code_ran(train: str, predict: str, title: str) -> None:
     one = made_by(record("a"), train, predict)
-    from made_records import AP
-
     found = draw(Table(title="T", columns=(AP,)), {"a": Row(method="pull_push", title="A")}, PRESET, [one])
     assert [line[0] for line in found.body] == [title]
     assert title in found.markdown()
@@ -217,8 +219,6 @@ def test_titles_name_whose_code_ran(train: str, predict: str, title: str) -> Non
 
 
 def test_seeds_of_two_implementations_are_both_named() -> None:
-    from made_records import AP
-
     records = [made_by(record("a", seed=0), "x 1", "x 1"), made_by(record("a", seed=1), "y 2", "y 2")]
     found = draw(Table(title="T", columns=(AP,)), {"a": Row(method="pull_push", title="A")}, PRESET, records)
     assert found.body[0][0] == "A [x 1 or y 2]"
@@ -234,8 +234,6 @@ def test_a_preset_says_of_a_row_why_no_paper_has_its_numbers() -> None:
 
 
 def test_a_presets_reason_reaches_the_verdict() -> None:
-    from made_records import AP, PAPER
-
     row = Row(method="pull_push", title="A")
     table = Table(title="T", columns=(AP,), reported={"a": PAPER})
     plain = draw(table, {"a": row}, PRESET, [record("a", 0.249)])
@@ -307,3 +305,77 @@ def test_mask_rcnn_starts_from_a_file_and_is_judged(tmp_path: Path) -> None:
     assert second["train"]["steps"] == 0
     assert second["evaluation"]["verdicts"]["voc"]["metrics"] == first["evaluation"]["verdicts"]["voc"]["metrics"]
     assert second["predict"]["implementation"] == rcnn_torchvision.implementation()
+
+
+# Whose numbers may be compared
+
+
+@pytest.mark.parametrize(
+    ("by", "implementation", "verdict"),
+    [
+        ("", "", "reproduced"),
+        ("detectron2", "detectron2 0.6, commit 02b5c4e2", "reproduced"),
+        ("detectron2", "torchvision 0.29.2, commit f1228151", "another implementation ran"),
+        ("detectron2", "", "another implementation ran"),  # a record that does not say who ran
+        ("detectron2", "detectron2x 1", "another implementation ran"),
+    ],
+)
+def test_a_makers_number_is_held_against_its_own_library_alone(by: str, implementation: str, verdict: str) -> None:
+    table = Table(title="T", columns=(AP,), reported={"a": PAPER.model_copy(update={"by": by, "origin": "the zoo"})})
+    one = made_by(record("a", 0.249), implementation, implementation)
+    found = draw(table, {"a": Row(method="pull_push", title="A")}, PRESET, [one])
+    assert verdict in found.body[-1][-1]
+    assert ("reproduced" in found.body[-1][-1]) == (verdict == "reproduced")
+    assert found.body[0][0].startswith("A (the zoo")
+
+
+def test_an_untrained_network_is_compared_with_nothing() -> None:
+    def verdict(steps: int, weights: str) -> str:
+        one = record("a", 0.249)
+        train = one.settings.train.model_copy(update={"steps": steps})
+        settings = one.settings.__class__(**{**vars(one.settings), "train": train, "config": {"weights": weights}})
+        table = Table(title="T", columns=(AP,), reported={"a": PAPER})
+        rows = {"a": Row(method="pull_push", title="A")}
+        return draw(table, rows, PRESET, [one.model_copy(update={"settings": settings})]).body[-1][-1]
+
+    assert verdict(3, "").startswith("reproduced")
+    assert verdict(0, "zoo.pkl").startswith("reproduced")
+    assert "nothing was trained, and no weights were loaded" in verdict(0, "")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "steps", "harmless"),
+    [
+        ("a.weights", "/elsewhere/zoo.pkl", 0, True),
+        ("a.weights", "/elsewhere/mine.pkl", 0, False),  # another file is another model
+        ("a.weights", "/elsewhere/zoo.pkl", 5, False),
+        ("b.weights", "/elsewhere/zoo.pkl", 0, False),  # the preset names no file for it
+        ("a.nms_threshold", "zoo.pkl", 0, False),
+    ],
+)
+def test_only_the_place_of_the_zoos_file_may_change(key: str, value: str, steps: int, harmless: bool) -> None:
+    train = record("a").settings.train.model_copy(update={"steps": steps})
+    cells = [SimpleNamespace(settings=SimpleNamespace(row=row, train=train)) for row in "ab"]
+    preset = PRESET.model_copy(update={"rows": {"a": RowPreset(config={"weights": "zoo.pkl"})}})
+    job = SimpleNamespace(overrides={key: value}, preset=preset, cells=cells)
+    assert _weights_alone(job) == ({key} if harmless else set())
+
+
+def test_rows_of_a_table_that_cannot_run_are_left_out_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rcnn_detectron2, "problem", lambda: "detectron2 is not installed")
+    rcnn_detectron2.implementation.cache_clear()
+    overrides = parse_overrides([*FEW, "mask_rcnn.backend=detectron2"])
+    by_table = make_job("shapes", Request(tables=["baselines"], overrides=overrides), tmp_path)
+    assert set(by_table.left_out) == {"mask_rcnn"}
+    assert "detectron2 is not installed" in by_table.left_out["mask_rcnn"]
+    assert {one.settings.row for one in by_table.cells} == {"mask_rcnn_torchvision", "mask2former"}
+    with pytest.raises(UsageError, match="mask_rcnn: detectron2 is not installed"):
+        make_job("shapes", Request(methods=["mask_rcnn"], overrides=overrides), tmp_path)
+
+
+def test_a_cell_sees_the_path_that_the_driver_sees(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["clone", "/whole"]))
+    assert _absolute_path() == {"PYTHONPATH": os.pathsep.join([str(tmp_path / "clone"), "/whole"])}
+    monkeypatch.delenv("PYTHONPATH")
+    assert _absolute_path() == {}

@@ -252,17 +252,22 @@ def test_commit_of_an_installation_from_its_repository(monkeypatch: pytest.Monke
     assert rcnn_detectron2._commit(tmp_path / "detectron2") == "a" * 40
 
 
-def test_commit_of_an_installation_from_a_clone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    _, commit = clone(tmp_path / "a clone")
+def test_a_copy_installed_from_a_clone_is_known_by_its_sources(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    clone(tmp_path / "a clone")
     package = tmp_path / "site-packages" / "detectron2"
     package.mkdir(parents=True)
     install(monkeypatch, {"url": (tmp_path / "a clone").as_uri(), "dir_info": {}}, package)
-    assert rcnn_detectron2._commit(package) == commit
+    assert rcnn_detectron2._commit(package) == ""  # the clone may have moved on since
+    before = rcnn_detectron2._digest(package)
+    (package / "more.py").write_text("changed = True\n", encoding="utf-8")
+    assert rcnn_detectron2._digest(package) != before
 
 
 def test_commit_of_a_clone_on_the_path(uninstalled: None, tmp_path: Path) -> None:
     package, commit = clone(tmp_path / "clone")
     assert rcnn_detectron2._commit(package) == commit
+    next(package.glob("*.py")).write_text("changed = True\n", encoding="utf-8")
+    assert rcnn_detectron2._commit(package) == ""  # what runs is no longer that commit
 
 
 def test_commit_of_a_clone_on_the_path_before_an_installation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -276,17 +281,17 @@ def test_commit_of_a_clone_on_the_path_before_an_installation(monkeypatch: pytes
 @pytest.mark.parametrize("source", [None, {"url": "https://host/detectron2-0.6.whl", "archive_info": {}}])
 def test_commit_that_nobody_wrote_down(source: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     install(monkeypatch, source, tmp_path / "detectron2")
-    assert rcnn_detectron2._commit(tmp_path / "detectron2") == "unknown"
+    assert rcnn_detectron2._commit(tmp_path / "detectron2") == ""
 
 
 def test_commit_of_files_without_repository_or_installation(uninstalled: None, tmp_path: Path) -> None:
-    assert rcnn_detectron2._commit(tmp_path / "detectron2") == "unknown"
+    assert rcnn_detectron2._commit(tmp_path / "detectron2") == ""
 
 
 def test_commit_on_a_machine_without_git(uninstalled: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     package, _ = clone(tmp_path / "clone")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert rcnn_detectron2._commit(package) == "unknown"
+    assert rcnn_detectron2._commit(package) == ""
 
 
 # The zoo's network, with random weights that make it answer
@@ -1057,7 +1062,7 @@ def test_a_cell_says_who_ran_it(tmp_path: Path) -> None:
     record = json.loads(path.read_text())
     assert record["status"] == "ok"
     implementation = rcnn_detectron2.implementation()
-    assert implementation.startswith("detectron2 0.6, commit ")
+    assert implementation.startswith(("detectron2 0.6, commit ", "detectron2 0.6, sources "))
     assert record["train"]["implementation"] == record["predict"]["implementation"] == implementation
     assert record["settings"]["config"]["backend"] == "detectron2"
     assert set(record["train"]["losses"]) >= {"loss_rpn_loc", "loss_mask"}

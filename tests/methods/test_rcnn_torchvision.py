@@ -447,7 +447,9 @@ def test_a_torchvision_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch)
 
 def test_the_implementation_names_version_and_commit() -> None:
     commit = torchvision.version.git_version[:8]
-    assert rcnn_torchvision.implementation() == f"torchvision {torchvision.__version__}, commit {commit}"
+    assert (
+        rcnn_torchvision.implementation() == f"torchvision {torchvision.__version__.partition('+')[0]}, commit {commit}"
+    )
     assert MaskRCNN.implementation(MaskRCNNConfig(zoo=ZOOS[1])) == rcnn_torchvision.implementation()
 
 
