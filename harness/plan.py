@@ -141,7 +141,8 @@ def resolve(suite: Suite, request: Request) -> tuple[str, Preset, list[tuple[Row
     preset = look_up(f"preset of suite {suite.name}", preset_name, suite.presets)
     rows = wanted_rows(suite, preset, request)
     overrides = _Overrides(request.overrides, rows, preset)
-    cells = []
+    cells: list[tuple[Row, Settings]] = []
+    without_effect: dict[str, list[str]] = {}
     for row_name, row in rows.items():
         method = load_method(row.method)
         own = overrides.of(row_name, row.method)
@@ -150,6 +151,10 @@ def resolve(suite: Suite, request: Request) -> tuple[str, Preset, list[tuple[Row
         of_method, *of_row = [layer.config for layer in layers]
         # What makes a row is its own: a value for the whole method does not change it.
         config = {**shared, **of_method, **own["method"], **_merged(of_row), **own["row"]}
+        for key in own["row"]:
+            without_effect.setdefault(f"{row_name}.{key}", []).append("")
+        for key in own["method"]:
+            without_effect.setdefault(f"{method.name}.{key}", []).append(row_name if key in _merged(of_row) else "")
         # As JSON has it, so that the cell's process reads back what was planned.
         settled = _settled(method, build_config(method.Config, config, row_name), row_name, request.lenient)
         resolved = json.loads(json.dumps(dataclasses.asdict(settled)))
@@ -169,6 +174,12 @@ def resolve(suite: Suite, request: Request) -> tuple[str, Preset, list[tuple[Row
                 cells.append((row, settings))
     if not request.lenient:
         overrides.finish()
+        for key, names in without_effect.items():
+            if all(names):
+                setting = key.partition(".")[2]
+                raise UsageError(
+                    f"--set {key} changes nothing: {', '.join(names)} has its own; set {names[0]}.{setting}"
+                )
     return preset_name, preset, cells
 
 

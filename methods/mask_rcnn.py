@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from methods import rcnn_detectron2, rcnn_torchvision
 from methods.base import Batch, Method, MethodError, ObjectMasks, Prediction, Seconds, objects_of_map
-from methods.rcnn import Detector, MaskRCNNConfig
+from methods.rcnn import Detector, MaskRCNNConfig, check_levels, check_published
 
 
 class MaskRCNN(Method):
@@ -38,14 +38,20 @@ class MaskRCNN(Method):
         if weights == "download" and not (config.zoo and backend == "torchvision"):
             names = " or ".join(rcnn_torchvision.ZOO)
             raise MethodError(f"mask_rcnn: weights = download is for torchvision's own networks: set zoo to {names}")
+        if not config.zoo:
+            check_levels(config)
         if weights not in ("", "download"):
             weights = str(Path(weights).resolve())  # the cell's process has another working directory
         return dataclasses.replace(config, backend=backend, weights=weights)
 
     @classmethod
     def implementation(cls, config: MaskRCNNConfig) -> str:
-        backend = rcnn_detectron2 if _backend(config) == "detectron2" else rcnn_torchvision
-        return backend.implementation()
+        if _backend(config) == "torchvision":
+            return rcnn_torchvision.implementation()
+        found = rcnn_detectron2.implementation()
+        if config.zoo:
+            rcnn_detectron2.zoo_file(config.zoo)  # a misspelt name shows before anything runs
+        return found
 
     def __init__(self, config: MaskRCNNConfig, num_classes: int) -> None:
         config = dataclasses.replace(config, backend=_backend(config))
@@ -58,6 +64,8 @@ class MaskRCNN(Method):
 
     def initialise(self) -> None:
         if self.config.weights:
+            if self.config.weights != "download":
+                check_published(Path(self.config.weights))
             self.detector.load(self.config.weights, self.class_names, self.config.new_classes)
         elif self.config.pretrained:
             self.detector.load_imagenet()

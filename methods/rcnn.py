@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -14,6 +17,7 @@ from methods.backbones import freeze
 from methods.base import Instances, MethodError, ObjectMasks, setting
 from methods.weights import Weights
 
+_PUBLISHED = {r"model_final_([0-9a-f]{6})\.pkl": "md5", r"maskrcnn_\w+-([0-9a-f]{8})\.pth": "sha256"}
 _OWN_PREFIX = "detector.model."  # where the plugin keeps the makers' network
 
 
@@ -172,6 +176,23 @@ def unwrapped(weights: Weights) -> Weights:
     if not all(name.startswith(_OWN_PREFIX) for name in weights.tensors):
         return weights
     return replace(weights, tensors={name.removeprefix(_OWN_PREFIX): value for name, value in weights.tensors.items()})
+
+
+def check_published(path: Path) -> None:
+    """Raises `MethodError` for a file with a maker's name whose content is not the maker's.
+
+    detectron2 puts the beginning of the MD5 into the names of its models, torchvision that of the SHA-256.
+    """
+    for pattern, algorithm in _PUBLISHED.items():
+        found = re.fullmatch(pattern, path.name)
+        if found:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, algorithm).hexdigest()
+            if not digest.startswith(found[1]):
+                raise MethodError(
+                    f"weights {path}: this is not the published file of that name, whose {algorithm.upper()} begins "
+                    f"with {found[1]}, but {digest[:8]} here: load it again, or give a file of your own another name"
+                )
 
 
 def check_levels(config: MaskRCNNConfig) -> int:

@@ -6,6 +6,7 @@ data sets, no second trainer, and never `detectron2.model_zoo`, which needs a mo
 
 from __future__ import annotations
 
+import difflib
 import functools
 import hashlib
 import importlib.util
@@ -145,6 +146,16 @@ def configs_folder() -> Path:
         if folder.is_dir():
             return folder
     raise MethodError(f"detectron2 in {package} came without its configs folder: install it from its repository")
+
+
+def zoo_file(zoo: str) -> Path:
+    """The YAML file ``zoo`` of detectron2's; `MethodError` with the nearest names where there is none."""
+    folder = configs_folder()
+    if not (folder / zoo).is_file():
+        names = [path.relative_to(folder).as_posix() for path in folder.glob("**/mask_rcnn*.yaml")]
+        near = " or ".join(difflib.get_close_matches(zoo, names, 2))
+        raise MethodError(f"detectron2 has no {zoo} in {folder}" + (f"; did you mean {near}?" if near else ""))
+    return folder / zoo
 
 
 class Detectron2RCNN(nn.Module):
@@ -305,11 +316,8 @@ def _zoo_cfg(config: MaskRCNNConfig, num_classes: int) -> Any:
     """detectron2's settings by one of its YAML files, with those of ours that hold for any network."""
     from detectron2.config import get_cfg
 
-    path = configs_folder() / config.zoo
-    if not path.is_file():
-        raise MethodError(f"detectron2 has no {config.zoo} in its folder {configs_folder()}")
     cfg = get_cfg()
-    cfg.merge_from_file(str(path))
+    cfg.merge_from_file(str(zoo_file(config.zoo)))
     if cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN" or not cfg.MODEL.MASK_ON:
         raise MethodError(f"{config.zoo} is no Mask R-CNN")
     if cfg.MODEL.ROI_HEADS.NAME != "StandardROIHeads" or not cfg.MODEL.FPN.IN_FEATURES:

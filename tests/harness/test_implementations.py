@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -23,7 +24,9 @@ from harness.suite import Row, RowPreset, Table, load_suite, parse_overrides
 from harness.sweep import _in_preset, _weights_alone, make_job
 from harness.tables import draw, same_images
 from methods import rcnn_detectron2, rcnn_torchvision
+from methods.base import MethodError
 from methods.mask_rcnn import MaskRCNN
+from methods.rcnn import check_published
 
 ROOT = Path(__file__).resolve().parents[2]
 FEW = ("data.val_images=3", "data.train_images=3", "data.size=64")
@@ -182,8 +185,6 @@ def test_a_broken_torchvision_is_status_two_without_a_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken() -> None:
-        from methods.base import MethodError
-
         raise MethodError("torchvision's operators do not load: run `make install`")
 
     monkeypatch.setattr(rcnn_torchvision, "implementation", broken)
@@ -371,6 +372,25 @@ def test_rows_of_a_table_that_cannot_run_are_left_out_and_said(tmp_path: Path, m
     assert {one.settings.row for one in by_table.cells} == {"mask_rcnn_torchvision", "mask2former"}
     with pytest.raises(UsageError, match="mask_rcnn: detectron2 is not installed"):
         make_job("shapes", Request(methods=["mask_rcnn"], overrides=overrides), tmp_path)
+
+
+def test_a_setting_that_every_row_has_of_its_own_changes_nothing_and_is_refused() -> None:
+    request = Request(methods=["mask_rcnn_torchvision"], overrides=parse_overrides(["mask_rcnn.backend=detectron2"]))
+    with pytest.raises(UsageError, match=r"--set mask_rcnn.backend changes nothing: mask_rcnn_torchvision has its own"):
+        resolve(load_suite("shapes"), request)
+
+
+@pytest.mark.parametrize("name", ["model_final_{}.pkl", "maskrcnn_resnet50_fpn_coco-{}.pth"])
+def test_a_file_with_a_makers_name_must_be_the_makers(name: str, tmp_path: Path) -> None:
+    content = b"weights"
+    digest = hashlib.md5(content).hexdigest()[:6] if name.endswith("pkl") else hashlib.sha256(content).hexdigest()[:8]
+    good, other = tmp_path / name.format(digest), tmp_path / name.format("0" * len(digest))
+    for path in (good, other, tmp_path / "mine.pkl"):
+        path.write_bytes(content)
+    check_published(good)
+    check_published(tmp_path / "mine.pkl")
+    with pytest.raises(MethodError, match="this is not the published file of that name"):
+        check_published(other)
 
 
 def test_a_cell_sees_the_path_that_the_driver_sees(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

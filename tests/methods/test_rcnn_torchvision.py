@@ -404,7 +404,7 @@ def test_downloads_that_fail_name_the_way_out(monkeypatch: pytest.MonkeyPatch, e
             rcnn_torchvision._download(weights)
         assert weights.url in str(found.value)
         assert str(error) in str(found.value)
-        assert "--set mask_rcnn.weights=PATH" in str(found.value)
+        assert "--set ROW.weights=PATH" in str(found.value)
 
 
 @pytest.mark.parametrize("zoo", ["", "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml"])
