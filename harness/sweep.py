@@ -86,6 +86,7 @@ def run(job: Job, console: Console) -> int:
     Exit status: 0 all cells ok, 1 a cell failed, a row cannot run here, or interrupted.
     """
     records: list[Record] = []
+    _say_left_out(job, console)  # and once more at the end: days may lie between
     try:
         for record in _records(job, console):
             records.append(record)
@@ -98,9 +99,13 @@ def run(job: Job, console: Console) -> int:
     failed = [record for record in records if record.status != "ok"]
     for record in failed:  # the whole reason; the log's tail is in the record
         console.print(f"{record.cell} {record.status}: {record.reason}", style="red", markup=False, soft_wrap=True)
-    for row, reason in job.left_out.items():
-        console.print(f"{row} was left out: {reason}", style="red", markup=False, soft_wrap=True)
+    _say_left_out(job, console)
     return 1 if failed or job.left_out else 0
+
+
+def _say_left_out(job: Job, console: Console) -> None:
+    for row, reason in job.left_out.items():
+        console.print(f"{row} is left out: {reason}", style="red", markup=False, soft_wrap=True)
 
 
 def run_cells(job: Job, console: Console) -> list[Record]:

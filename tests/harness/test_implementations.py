@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import subprocess
@@ -12,9 +13,11 @@ from types import SimpleNamespace
 
 import pytest
 from made_records import AP, PAPER, PRESET, record
+from rich.console import Console
 from safetensors.torch import save_file
 from torch import ones
 
+from harness import sweep
 from harness.launch import _absolute_path
 from harness.names import UsageError
 from harness.plan import Cell, Request, plan, resolve
@@ -372,6 +375,15 @@ def test_rows_of_a_table_that_cannot_run_are_left_out_and_said(tmp_path: Path, m
     assert {one.settings.row for one in by_table.cells} == {"mask_rcnn_torchvision", "mask2former"}
     with pytest.raises(UsageError, match="mask_rcnn: detectron2 is not installed"):
         make_job("shapes", Request(methods=["mask_rcnn"], overrides=overrides), tmp_path)
+
+
+def test_rows_that_are_left_out_are_said_and_make_the_status_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "_records", lambda job, console: iter(()))
+    monkeypatch.setattr(sweep, "_show_tables", lambda job, records, console: None)
+    text = io.StringIO()
+    for left_out, status in (({"a": "its library is missing"}, 1), ({}, 0)):
+        assert sweep.run(SimpleNamespace(left_out=left_out, cells=[]), Console(file=text)) == status
+    assert text.getvalue().count("a is left out: its library is missing") == 2
 
 
 def test_a_setting_that_every_row_has_of_its_own_changes_nothing_and_is_refused() -> None:
