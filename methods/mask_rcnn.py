@@ -46,6 +46,9 @@ class MaskRCNN(Method):
 
     @classmethod
     def implementation(cls, config: MaskRCNNConfig) -> str:
+        """The maker's version and commit. Raises `MethodError`, too, for a misspelt network or a false file's name."""
+        if Path(config.weights).is_file():
+            check_published(Path(config.weights))
         if _backend(config) == "torchvision":
             return rcnn_torchvision.implementation()
         found = rcnn_detectron2.implementation()
@@ -64,8 +67,6 @@ class MaskRCNN(Method):
 
     def initialise(self) -> None:
         if self.config.weights:
-            if self.config.weights != "download":
-                check_published(Path(self.config.weights))
             self.detector.load(self.config.weights, self.class_names, self.config.new_classes)
         elif self.config.pretrained:
             self.detector.load_imagenet()
