@@ -34,6 +34,7 @@ from methods.base import (
     objects_of_map,
     setting,
 )
+from methods.weights import first_other_class
 
 LOSSES = {"class": "loss_cross_entropy", "mask": "loss_mask", "dice": "loss_dice"}  # our names: transformers' prefixes
 Size = Sequence[int]  # (height, width) in pixels
@@ -47,8 +48,6 @@ _THEIR_NAMES = {  # our settings as transformers calls them
     "oversampling": "oversample_ratio", "importance": "importance_sample_ratio", "loss_mask": "mask_weight",
     "loss_dice": "dice_weight", "loss_class": "class_weight", "loss_no_object": "no_object_weight",
 }  # fmt: skip
-# Label files of COCO that name some classes as VOC does are common.
-_SYNONYMS = {"motorbike": "motorcycle", "aeroplane": "airplane", "sofa": "couch", "tvmonitor": "tv"}
 
 
 @dataclass(frozen=True)
@@ -297,14 +296,9 @@ def check_classes(theirs: Sequence[str], ours: Sequence[str], count: int) -> Non
         raise MethodError(f"mask2former.weights are for {len(theirs)} classes, the data have {count}{advice}")
     if not ours or all(re.fullmatch(r"LABEL_\d+", name) for name in theirs):
         return
-    for number, (their, our) in enumerate(zip(theirs, ours, strict=True), 1):
-        if _spelling(their) != _spelling(our):
-            raise MethodError(f"mask2former.weights: class {number} is {their!r}, the data's is {our!r}{advice}")
-
-
-def _spelling(name: str) -> str:
-    letters = re.sub(r"[\W_]", "", name.casefold())
-    return _SYNONYMS.get(letters, letters)
+    if other := first_other_class(theirs, ours):
+        number, their, our = other
+        raise MethodError(f"mask2former.weights: class {number} is {their!r}, the data's is {our!r}{advice}")
 
 
 def weights_file(weights: str, name: str) -> Path:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from methods.backbones import freeze
 from methods.base import Instances, MethodError, ObjectMasks, setting
-from methods.weights import Weights
+from methods.weights import Weights, first_other_class
 
 _PUBLISHED = {r"model_final_([0-9a-f]{6})\.pkl": "md5", r"maskrcnn_\w+-([0-9a-f]{8})\.pth": "sha256"}
 _OWN_PREFIX = "detector.model."  # where the plugin keeps the makers' network
@@ -93,7 +93,7 @@ class MaskRCNNConfig:
 
 
 def object_targets(objects: ObjectMasks) -> dict[str, Tensor]:
-    """torchvision's training target of one image; objects without a pixel, left outside by a crop, are none.
+    """What either maker trains on, for one image; objects without a pixel, left outside by a crop, are none.
 
     Gives ``masks`` (N, H, W) uint8, ``labels`` (N,) int64 and ``boxes`` (N, 4) float32 as (x1, y1, x2, y2) with the
     right and lower edge past the last pixel.
@@ -178,21 +178,29 @@ def unwrapped(weights: Weights) -> Weights:
     return replace(weights, tensors={name.removeprefix(_OWN_PREFIX): value for name, value in weights.tensors.items()})
 
 
-def check_published(path: Path) -> None:
-    """Raises `MethodError` for a file with a maker's name whose content is not the maker's.
+def published(name: str) -> tuple[str, str] | None:
+    """The digest's algorithm and beginning that a maker put into the name of a published file; None for other names.
 
-    detectron2 puts the beginning of the MD5 into the names of its models, torchvision that of the SHA-256.
+    detectron2 takes the MD5, torchvision the SHA-256.
     """
     for pattern, algorithm in _PUBLISHED.items():
-        found = re.fullmatch(pattern, path.name)
-        if found:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, algorithm).hexdigest()
-            if not digest.startswith(found[1]):
-                raise MethodError(
-                    f"weights {path}: this is not the published file of that name, whose {algorithm.upper()} begins "
-                    f"with {found[1]}, but {digest[:8]} here: load it again, or give a file of your own another name"
-                )
+        if found := re.fullmatch(pattern, name):
+            return algorithm, found[1]
+    return None
+
+
+def check_published(path: Path) -> None:
+    """Raises `MethodError` for a file with a maker's name whose content is not the maker's."""
+    if (named := published(path.name)) is None:
+        return
+    algorithm, beginning = named
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, algorithm).hexdigest()
+    if not digest.startswith(beginning):
+        raise MethodError(
+            f"weights {path}: this is not the published file of that name, whose {algorithm.upper()} begins with "
+            f"{beginning}, but {digest[:8]} here: load it again, or give a file of your own another name"
+        )
 
 
 def check_levels(config: MaskRCNNConfig) -> int:
@@ -212,15 +220,9 @@ def group_norm(config: MaskRCNNConfig) -> Callable[[int], nn.Module] | None:
 
 def check_classes(weights: str, trained: Sequence[str], wanted: Sequence[str]) -> None:
     """Raises `MethodError` where the data's classes are not, one by one, those that the weights were trained for."""
-
-    def plain(names: Sequence[str]) -> list[str]:
-        return [name.lower().replace("_", " ") for name in names]
-
-    if wanted and trained and plain(trained) != plain(wanted):
-        pairs = [
-            (i, a, b) for i, (a, b) in enumerate(zip(trained, wanted, strict=False), 1) if plain([a]) != plain([b])
-        ]
-        example = f"class {pairs[0][0]} is {pairs[0][1]}, not {pairs[0][2]}" if pairs else "the others are the same"
+    other = first_other_class(trained, wanted)
+    if wanted and trained and (other or len(trained) != len(wanted)):
+        example = f"class {other[0]} is {other[1]}, not {other[2]}" if other else "the others are the same"
         raise MethodError(
             f"weights {weights} are for {len(trained)} classes, the data have {len(wanted)}: {example}. With "
             "new_classes = true the layers for classes are trained anew"

@@ -7,7 +7,7 @@ import math
 import pickle
 import re
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from methods.base import MethodError
 
+# Label files of COCO that name some classes as VOC does are common.
+_SYNONYMS = {"motorbike": "motorcycle", "aeroplane": "airplane", "sofa": "couch", "tvmonitor": "tv"}
 # Not weights: they are made anew with the network, or count batches.
 _BOOKKEEPING = {"num_batches_tracked", "cell_anchors", "pixel_mean", "pixel_std"}
 
@@ -212,6 +214,19 @@ def fit(
         raise MethodError(_misfit(weights, own, given, fitting, of_classes, new_classes))
     module.load_state_dict({name: given[name].to(own[name].dtype) for name in wanted}, strict=False)
     return kind
+
+
+def first_other_class(theirs: Sequence[str], ours: Sequence[str]) -> tuple[int, str, str] | None:
+    """The first class, counted from 1, that the lists name otherwise; spelling, and VOC's names for COCO's, aside."""
+    for number, (their, our) in enumerate(zip(theirs, ours, strict=False), 1):
+        if _spelling(their) != _spelling(our):
+            return number, their, our
+    return None
+
+
+def _spelling(name: str) -> str:
+    letters = re.sub(r"[\W_]", "", name.casefold())
+    return _SYNONYMS.get(letters, letters)
 
 
 def _family(name: str, encoder: str) -> str:
