@@ -106,12 +106,16 @@ class PredictCost(Frozen):
 
 
 class Provenance(Frozen):
-    """What the numbers depend on: data, keys of the steps, and where the record was put together and when."""
+    """What the numbers depend on: data, keys of the steps, and where the record was put together and when.
+
+    ``implementation`` is whose code was to run, where it is not this project's: a failed cell names it, too.
+    """
 
     environment: Environment
     train_fingerprint: str
     val_fingerprint: str
     keys: dict[str, str]
+    implementation: str = ""
     finished: str
 
 

@@ -23,6 +23,7 @@ from harness.record import Evaluation, PredictCost, Provenance, Record, TrainCos
 from harness.reported import check_reported
 from harness.store import STEPS, Store, digest, write_file, write_text
 from harness.suite import Preset, Row, RowPreset, Suite, load_suite
+from methods.rcnn import published
 
 NEEDS_NO_FILES = {"shapes"}
 # What --set may change without making a recipe or its judgement another one: how it runs, and regions that papers have.
@@ -203,6 +204,7 @@ def make_record(cell: Cell, outcome: Outcome) -> Record:
             train_fingerprint=cell.train_fingerprint,
             val_fingerprint=cell.val_fingerprint,
             keys=dict(cell.keys),
+            implementation=cell.implementation,
             finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         ),
     )
@@ -229,7 +231,9 @@ def _weights_alone(job: Job) -> set[str]:
         own = job.preset.rows.get(row, RowPreset()).config.get("weights", "")
         cells = [cell for cell in job.cells if cell.settings.row == row]
         untrained = not any(stage.steps for cell in cells for stage in cell.settings.train.stages())
-        if rest == "weights" and own and untrained and Path(str(value)).name == Path(own).name:
+        name = Path(str(value)).name
+        same = name == Path(own).name or (own == "download" and published(name) is not None)  # fetched by other means
+        if rest == "weights" and own and untrained and same:
             found.add(key)
     return found
 

@@ -55,7 +55,7 @@ def install_command() -> str:
     cuda = torch.version.cuda
     if cuda and torch.cuda.is_available():
         return f"{build} (it compiles: the CUDA toolkit {cuda} of this torch {torch.__version__} must be installed)"
-    return f"FORCE_CUDA=0 {build} (built for the processor with torch {torch.__version__}; about 2 minutes)"
+    return f"FORCE_CUDA=0 {build} (built for the processor with torch {torch.__version__}; some minutes)"
 
 
 def installed() -> bool:

@@ -115,7 +115,7 @@ def test_the_file_keeps_box_and_score(tmp_path: Path) -> None:
 
 def test_sizes_of_an_empty_mask_are_those_of_pycocotools() -> None:
     """A mask of area 0 is false among all and the small ones, and outside of medium and large ones."""
-    pycoco = pytest.importorskip("pycocotools.cocoeval")
+    from pycocotools import cocoeval as pycoco
     from pycocotools.coco import COCO
 
     truth = COCO()

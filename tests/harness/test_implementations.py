@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import ones
 
 from harness import sweep
-from harness.launch import _absolute_path
+from harness.launch import Outcome, _absolute_path
 from harness.names import UsageError
 from harness.plan import Cell, Request, plan, resolve
 from harness.record import Record
@@ -182,6 +182,13 @@ def test_a_missing_library_is_an_error_or_left_out(tmp_path: Path, plugin: str) 
     left_out: dict[str, str] = {}
     assert plan(cells, Store(tmp_path / "out"), None, left_out) == []
     assert left_out == {"plugin": "the library is not installed; pip install it"}
+
+
+def test_a_failed_cells_record_says_whose_code_was_to_run(tmp_path: Path, plugin: str) -> None:
+    record = sweep.make_record(cell(tmp_path, plugin), Outcome("failed", "out of luck", ""))
+    assert record.train is None
+    assert record.provenance.implementation == "first 1.0"
+    assert Record.model_validate_json(record.model_dump_json()) == record
 
 
 def test_a_broken_torchvision_is_status_two_without_a_traceback(
@@ -353,14 +360,17 @@ def test_an_untrained_network_is_compared_with_nothing() -> None:
         ("a.weights", "/elsewhere/zoo.pkl", 0, True),
         ("a.weights", "/elsewhere/mine.pkl", 0, False),  # another file is another model
         ("a.weights", "/elsewhere/zoo.pkl", 5, False),
+        ("c.weights", "/elsewhere/maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth", 0, True),  # what would be downloaded
+        ("c.weights", "/elsewhere/mine.pth", 0, False),
         ("b.weights", "/elsewhere/zoo.pkl", 0, False),  # the preset names no file for it
         ("a.nms_threshold", "zoo.pkl", 0, False),
     ],
 )
 def test_only_the_place_of_the_zoos_file_may_change(key: str, value: str, steps: int, harmless: bool) -> None:
     train = record("a").settings.train.model_copy(update={"steps": steps})
-    cells = [SimpleNamespace(settings=SimpleNamespace(row=row, train=train)) for row in "ab"]
-    preset = PRESET.model_copy(update={"rows": {"a": RowPreset(config={"weights": "zoo.pkl"})}})
+    cells = [SimpleNamespace(settings=SimpleNamespace(row=row, train=train)) for row in "abc"]
+    presets = {name: RowPreset(config={"weights": own}) for name, own in (("a", "zoo.pkl"), ("c", "download"))}
+    preset = PRESET.model_copy(update={"rows": presets})
     job = SimpleNamespace(overrides={key: value}, preset=preset, cells=cells)
     assert _weights_alone(job) == ({key} if harmless else set())
 

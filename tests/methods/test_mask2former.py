@@ -14,6 +14,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
+import transformers
 from method_contract import CLASSES, TINY
 from scenes import scenes
 
@@ -28,7 +29,6 @@ from methods.mask2former import (
     weights_file,
 )
 
-transformers = pytest.importorskip("transformers")
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = Mask2FormerConfig(**TINY["mask2former"])
 NAMES = ("disc", "ring", "crescent", "chevron", "bar", "triangle")
