@@ -190,7 +190,12 @@ def _settled(method: type[Method], config: Any, row: str, lenient: bool) -> Any:
     except MethodError as error:
         if lenient:
             return config
-        raise UsageError(f"{row}: {error}") from error
+        raise UsageError(f"{row}: {_without_name(method, error)}") from error
+
+
+def _without_name(method: type[Method], error: MethodError) -> str:
+    """A method's message; the row's name will stand before it."""
+    return str(error).removeprefix(f"{method.name}: ")
 
 
 def _data_settings(
@@ -281,8 +286,8 @@ def plan(
             _check_files(method, one)
         except MethodError as error:
             if left_out is None:
-                raise UsageError(f"{one.row}: {error}") from error
-            left_out[one.row] = str(error)
+                raise UsageError(f"{one.row}: {_without_name(method, error)}") from error
+            left_out[one.row] = _without_name(method, error)
             continue
         splits = open_data(one.dataset, tuple(sorted(one.data.items())), data_root, store.file_digests)
         others = stage_data(one, data_root, store.file_digests)
