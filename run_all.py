@@ -68,12 +68,13 @@ def main(
             raise UsageError(f"options of `{context.invoked_subcommand}` stand behind it, not before")
         return
     from harness import listing, sweep
+    from harness.job import make_job
 
     request = _request(methods, tables, seeds, preset, data_root, set_, train, val)
     if dry_run:
         listing.show_dry_run(suite, request, output, _console())
         raise typer.Exit(0)
-    raise typer.Exit(sweep.run(sweep.make_job(suite, request, output), _console()))
+    raise typer.Exit(sweep.run(make_job(suite, request, output), _console()))
 
 
 @app.command("list")

@@ -14,9 +14,11 @@ import numpy as np
 from rich.console import Console
 
 from evaluation import statistics
-from harness import effects, listing, sweep
+from harness import effects, listing, shown, sweep
 from harness.claimed import Claim, check_rows, load_claims
 from harness.drawn import Drawn
+from harness.job import Job, make_job
+from harness.job import changes as job_changes
 from harness.judged import Judged, load
 from harness.measured import finished, is_cost, measured
 from harness.names import UsageError, look_up
@@ -79,12 +81,12 @@ def run(
         outcomes = [_elsewhere(name, claim) for name, claim in claims.items()]
         _print(console, draw("The papers' claims", claims, outcomes).terminal())
         return 0
-    job = sweep.make_job(suite.name, dataclasses.replace(request, methods=rows, tables=None), output)
+    job = make_job(suite.name, dataclasses.replace(request, methods=rows, tables=None), output)
     records = [] if dry_run else sweep.run_cells(job, console)
     outcomes = []
     for name, claim in claims.items():
         outcomes += _of_job(name, claim, job, records) if name in here else [_elsewhere(name, claim)]
-    changes = sweep.changes(job)
+    changes = job_changes(job)
     notes = [
         job.preset.description,
         f"not the papers' setting: {job.preset.not_comparable}" if job.preset.not_comparable else "",
@@ -96,7 +98,7 @@ def run(
     if dry_run:
         listing.show_plan(job, console)
         return 0
-    folder = sweep.tables_folder(job)
+    folder = shown.tables_folder(job)
     about = {"suite": suite.name, "preset": job.preset_name, "changes": changes}
     texts = {"md": drawn.markdown(), "csv": drawn.csv(), "tex": drawn.latex(f"{folder.name}-claims")}
     for suffix, text in {**texts, "json": as_json(claims, outcomes, about)}.items():
@@ -117,7 +119,7 @@ def _elsewhere(name: str, claim: Claim) -> Outcome:
     return Outcome(name, f"needs suite {' or '.join(claim.on)}")
 
 
-def _of_job(name: str, claim: Claim, job: sweep.Job, records: Sequence[Record]) -> list[Outcome]:
+def _of_job(name: str, claim: Claim, job: Job, records: Sequence[Record]) -> list[Outcome]:
     """The claim on each data set of the job that all its rows run on."""
     where = claim.on[job.suite.name]
     found = {(one.settings.row, one.settings.data_name, one.settings.seed): one for one in records}

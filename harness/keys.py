@@ -10,6 +10,7 @@ import ast
 import dataclasses
 import functools
 import inspect
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,13 @@ from typing import Any
 
 from datasets.base import Dataset
 from datasets.files import file_digests
-from harness.settings import Settings
-from harness.store import code_digest, digest
+from harness.settings import WITHOUT_EFFECT, Settings
+from harness.store import STEPS, code_digests, digest
 from harness.suite import ROOT
 from methods.base import Method
 from methods.regroup import ALGORITHMS
 
+_LONGEST = 60  # characters of a value that a difference tells
 _PREDICTION_ONLY = {ROOT / "methods" / name for name in ("scoring.py", "regroup.py")}
 _STEP_CODE = {
     "train": ("harness/train.py", "harness/batches.py", "datasets/transforms.py", "evaluation/masks.py"),
@@ -42,38 +44,83 @@ class Splits:
     val: Dataset
 
 
-def step_keys(
+def step_inputs(
     settings: Settings,
     method: type[Method],
     implementation: str,
     splits: Splits,
     others: Mapping[str, Dataset],
     cache: Path,
-) -> dict[str, str]:
-    """The keys of train, predict and evaluate.
+) -> dict[str, dict[str, Any]]:
+    """What the outcome of train, predict and evaluate depends on, by name: JSON-able, and kept with every result.
 
     ``implementation`` is whose code a method runs, ``others`` are the splits of later stages, ``cache`` keeps files'
-    digests.
+    digests. Code stands as one digest a file, so that a difference can be named.
     """
     config = stage_config(method, _by_content(method, settings.config, cache))
-    library = [implementation] if implementation else []
     source = method_files(method)
-    training_source = [path for path in source if path not in _PREDICTION_ONLY]
     borrowed = ALGORITHMS.get(settings.config.get("regroup", "own"))
     grouping_source = _with_imports(ROOT / f"{borrowed.replace('.', '/')}.py") if borrowed else ()
-    train = digest(
-        "train", method.__module__, method.__qualname__, code_digest(training_source), _code("train"),
-        _data_code(settings.dataset), config["train"], settings.train.model_dump(exclude={"workers"}), settings.seed,
-        [stage.model_dump(exclude={"workers"}) for stage in settings.train.stages()],
-        splits.train.info.fingerprint, splits.train.info.categories,
-        {name: data.info.fingerprint for name, data in others.items()}, *library,
-    )  # fmt: skip
-    predict = digest(
-        "predict", train, code_digest({*source, *grouping_source}), _code("predict"), config["predict"],
-        settings.predict.model_dump(), splits.val.info.fingerprint,
-    )  # fmt: skip
-    evaluate = digest("evaluate", predict, _code("evaluate"), settings.evaluate.model_dump())
+    recipe = settings.train.model_dump(mode="json", exclude=WITHOUT_EFFECT)
+    if settings.train.weights:
+        recipe["weights"] = file_digests([ROOT / settings.train.weights], cache)
+    stages = [stage.model_dump(mode="json", exclude={*WITHOUT_EFFECT, "weights"}) for stage in settings.train.stages()]
+    train = {
+        "method": f"{method.__module__}:{method.__qualname__}",
+        "implementation": implementation,
+        "method's code": code_digests(path for path in source if path not in _PREDICTION_ONLY),
+        "trainer's code": _code("train"),
+        "data set's code": _data_code(settings.dataset),
+        "setting": config["train"],
+        "train": {**recipe, "stages": stages},
+        "seed": settings.seed,
+        "training data": splits.train.info.fingerprint,
+        "categories": list(splits.train.info.categories),
+        "data of later stages": {name: data.info.fingerprint for name, data in others.items()},
+    }
+    predict = {
+        "train": digest("train", train),
+        "method's code": code_digests({*source, *grouping_source}),
+        "prediction's code": _code("predict"),
+        "setting": config["predict"],
+        "predict": settings.predict.model_dump(mode="json"),
+        "judged data": splits.val.info.fingerprint,
+    }
+    evaluate = {
+        "predict": digest("predict", predict),
+        "evaluation's code": _code("evaluate"),
+        "evaluate": settings.evaluate.model_dump(mode="json"),
+    }
     return {"train": train, "predict": predict, "evaluate": evaluate}
+
+
+def step_keys(inputs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """The key of every step's result, a digest of its inputs."""
+    return {step: digest(step, found) for step, found in inputs.items()}
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """In words, what differs between two steps' inputs, as `step_inputs` has them."""
+    found = []
+    for name in dict.fromkeys((*after, *before)):
+        old, new = before.get(name), after.get(name)
+        if old == new:
+            continue
+        if name in STEPS:
+            found.append(f"{name} changes")
+        elif isinstance(old, Mapping) and isinstance(new, Mapping):
+            names = [one for one in dict.fromkeys((*new, *old)) if old.get(one) != new.get(one)]
+            found += [_difference(f"{name} {one}", old.get(one), new.get(one)) for one in names]
+        else:
+            found.append(_difference(name, old, new))
+    return found
+
+
+def _difference(name: str, old: Any, new: Any) -> str:
+    """Values are told where a person could have chosen them: not digests, and nothing long."""
+    texts = [json.dumps(value, default=str) for value in (old, new)]
+    shown = "code" not in name and "data" not in name and max(map(len, texts)) <= _LONGEST
+    return f"{name}: {texts[0]} -> {texts[1]}" if shown else name
 
 
 def _by_content(method: type[Method], config: Mapping[str, Any], cache: Path) -> dict[str, Any]:
@@ -97,15 +144,15 @@ def stage_config(method: type[Method], config: Mapping[str, Any]) -> dict[str, d
 
 
 @functools.cache
-def _code(step: str) -> str:
-    return code_digest(ROOT / name for name in _STEP_CODE[step])
+def _code(step: str) -> dict[str, str]:
+    return code_digests(ROOT / name for name in _STEP_CODE[step])
 
 
 @functools.cache
-def _data_code(dataset: str) -> str:
+def _data_code(dataset: str) -> dict[str, str]:
     """What turns files into samples: fingerprints see the files only."""
     own = sorted((ROOT / "datasets").glob(f"{dataset}*.py"))  # coco_json.py reads what coco.py offers
-    return code_digest([*own, *(ROOT / "datasets" / name for name in ("files.py", "base.py"))])
+    return code_digests([*own, *(ROOT / "datasets" / name for name in ("files.py", "base.py"))])
 
 
 def method_files(method: type[Method]) -> tuple[Path, ...]:

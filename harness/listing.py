@@ -11,13 +11,14 @@ from tabulate import tabulate
 import methods
 from datasets import DATASETS
 from harness import estimate
+from harness.job import Job, make_job
 from harness.names import UsageError, look_up
 from harness.plan import Cell, MissingData, Request, load_method, resolve
 from harness.progress import bar
+from harness.record import read_record
 from harness.settings import Settings
 from harness.store import STEPS
 from harness.suite import load_suite, suite_names
-from harness.sweep import Job, make_job, read_record
 
 
 def show_dry_run(suite: str, request: Request, output: Path, console: Console) -> None:

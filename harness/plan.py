@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import methods
 from datasets import DATASETS, open_split
 from datasets.base import Dataset, DatasetError
-from harness.keys import Splits, step_keys
+from harness.keys import Splits, step_inputs, step_keys
 from harness.names import UsageError, look_up, unknown
 from harness.record import SUMMARIES, read_summary
 from harness.settings import (
@@ -30,7 +30,7 @@ from harness.settings import (
     check,
 )
 from harness.store import STEPS, Store
-from harness.suite import Data, Preset, Row, RowPreset, Suite
+from harness.suite import ROOT, Data, Preset, Row, RowPreset, Suite
 from methods.base import Method, MethodError
 from methods.grouping import GroupingConfig
 from methods.weights import READERS as WEIGHTS_FILES
@@ -38,7 +38,7 @@ from methods.weights import READERS as WEIGHTS_FILES
 
 @dataclass(frozen=True)
 class Cell:
-    """One method on one dataset with one seed, and the keys of its three steps.
+    """One method on one dataset with one seed, with what its three steps depend on, and their keys.
 
     ``implementation`` says whose code runs where it is not this project's.
     """
@@ -46,6 +46,7 @@ class Cell:
     settings: Settings
     row: Row
     implementation: str
+    inputs: Mapping[str, Mapping[str, Any]]
     keys: Mapping[str, str]
     folders: Mapping[str, Path]
     record: Path
@@ -291,16 +292,19 @@ def plan(
             continue
         splits = open_data(one.dataset, tuple(sorted(one.data.items())), data_root, store.file_digests)
         others = stage_data(one, data_root, store.file_digests)
-        keys = step_keys(one, method, implementation, splits, others, store.file_digests)
+        inputs = step_inputs(one, method, implementation, splits, others, store.file_digests)
+        keys = step_keys(inputs)
         folders = {step: store.step(step, _folder_name(step, one), keys[step]) for step in STEPS}
         record = store.record(one.cell, keys["evaluate"])
         fingerprints = (splits.train.info.fingerprint, splits.val.info.fingerprint)
-        cells.append(Cell(one, row, implementation, keys, folders, record, *fingerprints))
+        cells.append(Cell(one, row, implementation, inputs, keys, folders, record, *fingerprints))
     return cells
 
 
 def _check_files(method: type[Method], settings: Settings) -> None:
     """Raises `MethodError` for a setting that names a file of weights which is not there."""
+    if settings.train.weights and not (ROOT / settings.train.weights).is_file():
+        raise MethodError(f"there is no file {settings.train.weights} (train.weights) to start from")
     for field in dataclasses.fields(method.Config):
         path = Path(settings.config[field.name]) if field.metadata.get("file") else None
         if path is not None and path.suffix in WEIGHTS_FILES and not path.exists():

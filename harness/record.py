@@ -143,3 +143,11 @@ def read_summary(folder: Path, model: type[Summary]) -> Summary | None:
         return model.model_validate_json((folder / SUMMARY).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+
+
+def read_record(path: Path) -> Record | None:
+    """The record at ``path``; None where there is none or it is damaged: it is then made anew from the steps."""
+    try:
+        return Record.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

@@ -115,6 +115,9 @@ class Stage(Spec):
     frozen_statistics: bool | None = None
 
 
+WITHOUT_EFFECT = {"workers", "checkpoint_seconds"}  # settings of a training that change nothing of its outcome
+
+
 class TrainSettings(Spec):
     """The recipe of one training. ``steps`` of ``batch_size`` images; learning rates follow ``schedule``.
 
@@ -131,6 +134,10 @@ class TrainSettings(Spec):
     later stages, such as a fine-tuning on larger crops at a lower rate. Methods that look at the training images once
     more after training (`Method.prepare`) see ``prepare_images`` of them (0: all), resized to ``prepare_side`` pixels
     (0: not).
+
+    ``weights`` is a safetensors file of all of the method's weights, as its train step writes it, to start from
+    (absolute, or relative to where the command runs; in a suite, to the project's folder). ``workers`` and
+    ``checkpoint_seconds`` change nothing of the result (`harness.settings.WITHOUT_EFFECT`).
     """
 
     steps: int = Field(1000, ge=0, description="0: nothing is trained")
@@ -159,7 +166,9 @@ class TrainSettings(Spec):
     then: tuple[Stage, ...] = ()
     prepare_images: int = Field(0, ge=0)
     prepare_side: int = Field(0, ge=0)
-    workers: int = Field(0, ge=0, description="loader processes; the result does not depend on it")
+    weights: str = ""
+    workers: int = Field(0, ge=0, description="loader processes")
+    checkpoint_seconds: float = Field(60.0, ge=0, description="how often a training's state is kept; 0: every step")
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
 
     @model_validator(mode="after")

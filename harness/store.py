@@ -36,9 +36,10 @@ def digest(*parts: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def code_digest(files: Iterable[Path]) -> str:
-    """A key of Python sources that ignores comments, layout and docstrings: only what runs counts."""
-    return digest([path.name + _running_code(path, path.stat().st_mtime_ns) for path in sorted(files)])
+def code_digests(files: Iterable[Path]) -> dict[str, str]:
+    """A key of each Python source, by folder and name, that ignores comments, layout and docstrings: only what runs
+    counts."""
+    return {f"{path.parent.name}/{path.name}": _running_code(path, path.stat().st_mtime_ns) for path in sorted(files)}
 
 
 @functools.lru_cache(maxsize=256)

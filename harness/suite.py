@@ -205,7 +205,7 @@ def _check_names(suite: Suite) -> None:
 
 
 def parse_overrides(items: Sequence[str]) -> dict[str, Any]:
-    """``["train.steps=10", ...]`` -> {"train.steps": 10}; values are TOML, or else plain text."""
+    """``["train.steps=10", ...]`` -> {"train.steps": 10}; values are TOML, or else plain text, paths absolute."""
     values: dict[str, Any] = {}
     for item in items:
         key, sign, text = item.partition("=")
@@ -215,4 +215,6 @@ def parse_overrides(items: Sequence[str]) -> dict[str, Any]:
             values[key.strip()] = tomllib.loads(f"v = {text}")["v"]
         except tomllib.TOMLDecodeError:
             values[key.strip()] = text.strip()
+        if key.strip().endswith("train.weights"):  # the cell's process has another working directory
+            values[key.strip()] = str(Path(values[key.strip()]).resolve())
     return values

@@ -155,7 +155,8 @@ def _steps(record: Record) -> int:
 
 
 def _untrained(record: Record) -> bool:
-    return not _steps(record) and not record.settings.config.get("weights")
+    own = record.settings
+    return not (_steps(record) or own.config.get("weights") or own.train.weights)
 
 
 def makers(records: Sequence[Record]) -> list[str]:

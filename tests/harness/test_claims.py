@@ -20,9 +20,10 @@ import torch
 from rich.console import Console
 
 from evaluation import semantic_iou
-from harness import claims, effects, listing, sweep
+from harness import claims, effects, listing, shown, sweep
 from harness.claimed import Claim, check_rows, load_claims
 from harness.effects import Contrast, Effect, contrast, decide, decisive, estimate, holds_for
+from harness.job import Job
 from harness.judged import KINDS, Judged, save
 from harness.measured import COSTS
 from harness.names import UsageError
@@ -493,20 +494,20 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     def run(*cells: tuple[Record, Path], **options: object) -> tuple[int, str, Path]:
         planned = [
-            Cell(record.settings, SUITE.rows[record.settings.row], "", {}, {"evaluate": place}, place, "t", "v")
+            Cell(record.settings, SUITE.rows[record.settings.row], "", {}, {}, {"evaluate": place}, place, "t", "v")
             for record, place in cells
         ]
         folder = tmp_path / "tables" / "shapes-quick"
 
-        def make_job(suite: str, request: Request, output: Path) -> sweep.Job:
+        def make_job(suite: str, request: Request, output: Path) -> Job:
             asked.append(list(request.methods))
-            fields = dict.fromkeys(one.name for one in dataclasses.fields(sweep.Job))
+            fields = dict.fromkeys(one.name for one in dataclasses.fields(Job))
             own = {"suite": SUITE, "preset_name": "quick", "preset": SUITE.presets["quick"], "cells": planned}
-            return sweep.Job(**{**fields, **own, "others": [], "overrides": {"train.steps": 3}})
+            return Job(**{**fields, **own, "others": [], "overrides": {"train.steps": 3}})
 
-        monkeypatch.setattr(sweep, "make_job", make_job)
+        monkeypatch.setattr(claims, "make_job", make_job)
         monkeypatch.setattr(sweep, "run_cells", lambda job, console: [record for record, _ in cells])
-        monkeypatch.setattr(sweep, "tables_folder", lambda job: folder)
+        monkeypatch.setattr(shown, "tables_folder", lambda job: folder)
         monkeypatch.setattr(listing, "show_plan", lambda job, console: console.print("THE PLAN"))
         text = io.StringIO()
         status = claims.run(

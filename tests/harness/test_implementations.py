@@ -18,13 +18,14 @@ from safetensors.torch import save_file
 from torch import ones
 
 from harness import sweep
+from harness.job import make_job
 from harness.launch import Outcome, _absolute_path
 from harness.names import UsageError
 from harness.plan import Cell, Request, plan, resolve
 from harness.record import Record
+from harness.shown import _in_preset, _weights_alone
 from harness.store import Store
 from harness.suite import Row, RowPreset, Table, load_suite, parse_overrides
-from harness.sweep import _in_preset, _weights_alone, make_job
 from harness.tables import draw, same_images
 from methods import rcnn_detectron2, rcnn_torchvision
 from methods.base import MethodError
@@ -389,7 +390,7 @@ def test_rows_of_a_table_that_cannot_run_are_left_out_and_said(tmp_path: Path, m
 
 def test_rows_that_are_left_out_are_said_and_make_the_status_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep, "_records", lambda job, console: iter(()))
-    monkeypatch.setattr(sweep, "_show_tables", lambda job, records, console: None)
+    monkeypatch.setattr(sweep, "show_tables", lambda job, records, console: None)
     text = io.StringIO()
     for left_out, status in (({"a": "its library is missing"}, 1), ({}, 0)):
         assert sweep.run(SimpleNamespace(left_out=left_out, cells=[]), Console(file=text)) == status

@@ -63,13 +63,12 @@ def test_a_borrowed_grouping_is_part_of_the_prediction_alone(tmp_path: Path, mon
 
     own, lent = keys(tmp_path), keys(tmp_path, "pull_push.regroup=mean_shift")
     assert own["train"] == lent["train"]
-    real = module.code_digest
+    real = module.code_digests
 
-    def changed(files: Iterable[Path]) -> str:
-        files = list(files)
-        return real(files) + "changed" * any(path.name == "recurrent_mean_shift.py" for path in files)
+    def changed(files: Iterable[Path]) -> dict[str, str]:
+        return {name: key + "changed" * name.endswith("recurrent_mean_shift.py") for name, key in real(files).items()}
 
-    monkeypatch.setattr(module, "code_digest", changed)
+    monkeypatch.setattr(module, "code_digests", changed)
     assert keys(tmp_path) == own
     again = keys(tmp_path, "pull_push.regroup=mean_shift")
     assert again["train"] == lent["train"]

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from harness.store import Store, code_digest, digest, write_text
+from harness.store import Store, code_digests, digest, write_text
 
 
 def source(tmp_path: Path, text: str) -> str:
     path = tmp_path / "code.py"
     path.write_text(text, encoding="utf-8")
-    return code_digest([path])
+    return code_digests([path])
 
 
 def test_code_digest_sees_code_only(tmp_path: Path) -> None:
