@@ -39,6 +39,14 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="KEY=VALUE, may be repeated: train.steps=100, data.level=hard, pull_push.threshold=2."),
 ]
+TimeoutOption = Annotated[
+    float | None,
+    typer.Option("--timeout", min=1, help="Seconds after which a cell is stopped; default: the preset's."),
+]
+MemoryOption = Annotated[
+    float | None,
+    typer.Option("--memory", min=0.1, help="GB that a cell's processes may take; default: 95 % of the machine's."),
+]
 DEFAULT_OUTPUT = Path("results/runs")
 
 
@@ -55,6 +63,8 @@ def main(
     val: ValOption = None,
     output: OutputOption = DEFAULT_OUTPUT,
     set_: SetOption = None,
+    timeout: TimeoutOption = None,
+    memory: MemoryOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show cells, settings, what would run, and estimates of time and memory.")
     ] = False,
@@ -70,7 +80,7 @@ def main(
     from harness import listing, sweep
     from harness.job import make_job
 
-    request = _request(methods, tables, seeds, preset, data_root, set_, train, val)
+    request = _request(methods, tables, seeds, preset, data_root, set_, train, val, timeout, memory)
     if dry_run:
         listing.show_dry_run(suite, request, output, _console())
         raise typer.Exit(0)
@@ -153,13 +163,48 @@ def claims(
     val: ValOption = None,
     output: OutputOption = DEFAULT_OUTPUT,
     set_: SetOption = None,
+    timeout: TimeoutOption = None,
+    memory: MemoryOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the claims, and the cells that would run.")] = False,
 ) -> None:
     """Run what the papers' claims need on a suite, and say of each whether it is replicated."""
     from harness import claims as papers_claims
 
-    request = _request(None, None, seeds, preset, data_root, set_, train, val)
+    request = _request(None, None, seeds, preset, data_root, set_, train, val, timeout, memory)
     raise typer.Exit(papers_claims.run(suite, request, _words("--only", only), output, _console(), dry_run))
+
+
+@app.command()
+def doctor(output: OutputOption = DEFAULT_OUTPUT) -> None:
+    """Show the machine, versions, devices, usable parts, and what is wrong; then the exit status is 1."""
+    from harness import doctor as check_up
+
+    raise typer.Exit(check_up.run(output, _console()))
+
+
+@app.command()
+def check(
+    suite: SuiteOption,
+    methods: MethodsOption = None,
+    seeds: SeedsOption = None,
+    preset: PresetOption = None,
+    data_root: RootOption = None,
+    train: TrainOption = None,
+    val: ValOption = None,
+    output: OutputOption = DEFAULT_OUTPUT,
+    set_: SetOption = None,
+    baseline: Annotated[
+        Path | None, typer.Option("--baseline", help="Default: results/baselines/SUITE-PRESET.json.")
+    ] = None,
+    markdown: Annotated[Path | None, typer.Option("--markdown", help="Write this file for a pull request.")] = None,
+    update: Annotated[bool, typer.Option("--update", help="Make the finished cells the baseline.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="Print every number, not only what is not ok.")] = False,
+) -> None:
+    """Compare finished cells with a committed baseline; exit status 1 on a regression, or where nothing can be said."""
+    from harness import check as regression_check
+
+    request = _request(methods, None, seeds, preset, data_root, set_, train, val)
+    raise typer.Exit(regression_check.run(suite, request, output, _console(), baseline, markdown, update, all_))
 
 
 data = typer.Typer(help="The suites' data: what is there, and what is missing.", rich_markup_mode=None)
@@ -208,6 +253,8 @@ def _request(
     set_: list[str] | None = None,
     train: Path | None = None,
     val: Path | None = None,
+    timeout: float | None = None,
+    memory: float | None = None,
 ):
     from harness.plan import Request
     from harness.suite import parse_overrides
@@ -219,7 +266,7 @@ def _request(
         if path is not None:  # cells run in another folder
             overrides[f"data.{split}_annotations"] = str(path.resolve())
     named = _words("--methods", methods), _words("--tables", tables)
-    return Request(*named, _numbers(seeds), preset, data_root, overrides)
+    return Request(*named, _numbers(seeds), preset, data_root, overrides, timeout, memory)
 
 
 def _words(option: str, text: str | None) -> list[str] | None:

@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.launch import Limits
 from harness.names import UsageError
 from harness.plan import Cell, Request, plan, resolve
+from harness.processes import total_memory
 from harness.reported import check_reported
 from harness.store import Store
 from harness.suite import Preset, Suite, load_suite
+
+_OF_MACHINE = 0.95  # a cell that takes more is stopped and says so, before the system kills whatever it picks
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class Job:
     store: Store
     data_root: Path | None
     overrides: Mapping[str, Any]
+    limits: Limits
     tables: tuple[str, ...]
     left_out: Mapping[str, str]
 
@@ -61,9 +66,16 @@ def make_job(suite_name: str, request: Request, output: Path) -> Job:
         store,
         request.data_root,
         request.overrides,
+        _limits(preset, request),
         tuple(request.tables or ()),
         left_out,
     )
+
+
+def _limits(preset: Preset, request: Request) -> Limits:
+    """The command line's, or else the preset's time and nearly all of the machine's memory."""
+    memory = 1e9 * request.memory if request.memory else _OF_MACHINE * total_memory()
+    return Limits(request.timeout or preset.timeout, int(memory))
 
 
 def changes(job: Job) -> list[str]:

@@ -1,4 +1,4 @@
-"""Start a cell's process, follow it, and make sure that it ends: by itself, at its time limit, or with the driver."""
+"""Start a cell's process, follow it, and make sure that it ends: by itself, at a limit, or with the driver."""
 
 from __future__ import annotations
 
@@ -10,57 +10,94 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from harness.cell import CellPlan
+from harness.processes import Tree
 from harness.store import write_text
 from harness.suite import ROOT
 
 _LOG_LINES = 20
+_LOG_BYTES = 64_000  # of a log's end that are looked at: a cell may print gigabytes
+_LOOK_EVERY = 1.0  # seconds between two looks at the memory
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one cell may take: ``seconds`` of time, ``memory`` in bytes, all of its processes together."""
+
+    seconds: float
+    memory: int
 
 
 @dataclass(frozen=True)
 class Outcome:
     """How the process ended; ``log`` holds its last lines."""
 
-    status: Literal["ok", "failed", "timeout"]
+    status: Literal["ok", "failed", "timeout", "memory"]
     reason: str
     log: str
 
 
-def launch(plan: CellPlan, folder: Path, timeout: float, follow: Callable[[dict], None]) -> Outcome:
-    """Run one cell in a process group of its own, with ``timeout`` in seconds; its log is ``folder``/log.txt.
+@dataclass
+class _Watch:
+    """What is known of a running cell."""
 
-    ``follow`` gets every progress message. KeyboardInterrupt passes through after the group has been killed.
+    last: dict[str, Any] = field(default_factory=dict)  # its last message of progress
+    failure: dict[str, Any] = field(default_factory=dict)  # its own last word
+    over: str = ""  # the limit that it went over: timeout or memory
+    memory: int = 0  # bytes, when it did
+
+    def message(self, message: dict[str, Any]) -> None:
+        if "failed" in message:
+            self.failure = message
+        elif "step" in message:
+            self.last = message
+
+    def place(self) -> str:
+        return " in {step}, at {done} of {total}".format(**self.last) if self.last else ""
+
+
+def launch(
+    plan: CellPlan, folder: Path, limits: Limits, follow: Callable[[dict], None], locks: Sequence[int] = ()
+) -> Outcome:
+    """Run one cell in a process group of its own, within ``limits``; its log is ``folder``/log.txt.
+
+    ``follow`` gets every progress message; ``locks`` are descriptors that the cell holds as long as it lives. When this
+    returns, or KeyboardInterrupt passes through, none of the cell's processes is left.
     """
     write_text(folder / "plan.json", plan.model_dump_json(indent=1))
     log_path = folder / "log.txt"
-    deadline = time.monotonic() + timeout
+    watch, tree = _Watch(), Tree()
     with log_path.open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "harness.cell", str((folder / "plan.json").resolve())],
+            [sys.executable, "-X", "faulthandler", "-m", "harness.cell", str((folder / "plan.json").resolve())],
             cwd=ROOT,
             env={**os.environ, **_absolute_path()},
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # closed with this process, however it ends: harness.processes.follow_driver
             stdout=subprocess.PIPE,
             stderr=log,
             start_new_session=True,  # its own group: killed whole, loader workers included
+            pass_fds=tuple(locks),
         )
         try:
-            in_time = _follow(process, deadline, follow)
+            _follow(process, limits, tree, watch, follow)
         finally:
-            _kill_group(process)
-            process.stdout.close()
-    text = log_path.read_text(encoding="utf-8", errors="replace")
-    tail = "\n".join(text.splitlines()[-_LOG_LINES:])
-    if not in_time:
-        return Outcome("timeout", f"stopped at its limit of {timeout:g} s", tail)
+            _end(process, tree)
+    tail = _tail(log_path)
+    if watch.over == "timeout":
+        return Outcome("timeout", f"stopped at its limit of {limits.seconds:g} s{watch.place()}", tail)
+    if watch.over == "memory":
+        took, may = watch.memory / 1e9, limits.memory / 1e9
+        return Outcome("memory", f"took {took:.1f} GB of memory, the limit is {may:.1f} GB{watch.place()}", tail)
+    if watch.failure:
+        return Outcome("memory" if watch.failure.get("memory") else "failed", watch.failure["failed"], tail)
     if process.returncode == 0:
         return Outcome("ok", "", "")
-    return Outcome("failed", _reason(process.returncode, text), tail)
+    return Outcome("failed", f"{_reason(process.returncode)}{watch.place()}", tail)
 
 
 def _absolute_path() -> dict[str, str]:
@@ -69,44 +106,67 @@ def _absolute_path() -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, given.split(os.pathsep)))} if given else {}
 
 
-def _follow(process: subprocess.Popen, deadline: float, follow: Callable[[dict], None]) -> bool:
-    """Pass messages on until the process ends; False when the deadline came first."""
+def _follow(
+    process: subprocess.Popen, limits: Limits, tree: Tree, watch: _Watch, follow: Callable[[dict], None]
+) -> None:
+    """Pass messages on until the process ends, or goes over a limit, which ``watch`` then says."""
     selector = selectors.DefaultSelector()
     selector.register(process.stdout, selectors.EVENT_READ)
-    buffer = b""
-    while True:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            return False
-        if not selector.select(min(left, 1.0)):
-            if process.poll() is not None:  # a child of it may hold the pipe open
-                break
-            continue
-        data = os.read(process.stdout.fileno(), 65536)
-        if not data:
-            break
-        *lines, buffer = (buffer + data).split(b"\n")
-        for line in lines:
-            follow(json.loads(line))
-    try:
-        process.wait(max(deadline - time.monotonic(), 0.1))
-    except subprocess.TimeoutExpired:
-        return False
-    return True
+    deadline, look = time.monotonic() + limits.seconds, time.monotonic()
+    buffer, open_ = b"", True
+    while process.poll() is None or open_:
+        now = time.monotonic()
+        if now >= deadline:
+            watch.over = "timeout"
+            _say_where(process)
+            return
+        if now >= look:
+            watch.memory = tree.memory(limits.memory)
+            if watch.memory > limits.memory:
+                watch.over = "memory"
+                return
+            look = now + _LOOK_EVERY
+        wait = min(deadline, look) - now
+        if not open_:  # it closed its output and has still to end
+            time.sleep(min(wait, 0.05))
+        elif selector.select(min(wait, _LOOK_EVERY)):
+            data = os.read(process.stdout.fileno(), 65536)
+            open_ = bool(data)
+            *lines, buffer = (buffer + data).split(b"\n")
+            for line in lines:
+                message = json.loads(line)
+                watch.message(message)
+                follow(message)
+        elif process.poll() is not None:  # a child of it may hold the pipe open
+            return
 
 
-def _kill_group(process: subprocess.Popen) -> None:
+def _say_where(process: subprocess.Popen) -> None:
+    """Have the cell write into its log where all of its threads are, as `harness.cell` has arranged."""
+    process.send_signal(signal.SIGUSR1)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(0.5)
+
+
+def _end(process: subprocess.Popen, tree: Tree) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.wait()  # before the rest is reaped, or its exit status would be lost
+    tree.kill()
+    process.stdin.close()
+    process.stdout.close()
 
 
-def _reason(returncode: int, log: str) -> str:
-    errors = [line for line in log.splitlines() if line.startswith("ERROR: ")]
-    if errors:
-        return errors[-1].removeprefix("ERROR: ")
+def _tail(log: Path) -> str:
+    with log.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _LOG_BYTES))
+        text = file.read().decode(errors="replace")
+    return "\n".join(text.splitlines()[-_LOG_LINES:])
+
+
+def _reason(returncode: int) -> str:
     if returncode < 0:
         name = signal.Signals(-returncode).name
-        hint = " (out of memory?)" if name == "SIGKILL" else ""
+        hint = " (by the system, for lack of memory?)" if name == "SIGKILL" else ""
         return f"killed by {name}{hint}"
     return f"exit status {returncode}"

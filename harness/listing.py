@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import glob
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from tabulate import tabulate
@@ -11,13 +14,15 @@ from tabulate import tabulate
 import methods
 from datasets import DATASETS
 from harness import estimate
+from harness.checkpoint import Checkpoints
 from harness.job import Job, make_job
-from harness.names import UsageError, look_up
-from harness.plan import Cell, MissingData, Request, load_method, resolve
+from harness.keys import differences
+from harness.names import MissingData, UsageError, look_up
+from harness.plan import Cell, Request, load_method, resolve
 from harness.progress import bar
 from harness.record import read_record
 from harness.settings import Settings
-from harness.store import STEPS
+from harness.store import INPUTS, STEPS, Store
 from harness.suite import load_suite, suite_names
 
 
@@ -49,6 +54,7 @@ def show_plan(job: Job, console: Console) -> None:
             total += seconds
             advance(number)
     _print(console, _cells(job.cells, estimates))
+    _print_stale(console, job.cells)
     _print(
         console,
         f"about {estimate.duration(total)} in all; estimates are from small images of noise, now, on "
@@ -103,7 +109,9 @@ def show_everything(
         chosen = preset or one.default_preset
         _print(console, f"\nsuite {one.name}, preset {chosen}, in {output}; tables: {', '.join(one.tables)}")
         try:
-            _print(console, _cells(make_job(one.name, Request(preset=chosen, data_root=data_root), output).cells))
+            cells = make_job(one.name, Request(preset=chosen, data_root=data_root), output).cells
+            _print(console, _cells(cells))
+            _print_stale(console, cells)
         except UsageError as error:
             _print(console, f"  cells unknown: {error}")
 
@@ -118,14 +126,50 @@ def _cells(cells: list[Cell], estimates: Sequence[str] = ()) -> str:
 
 
 def _states(cell: Cell) -> list[str]:
-    """Step by step: done, stale (there is a result under another key) or missing."""
+    """Step by step: done, stale (there is a result under another key), half-trained or missing."""
     states = []
     for step in STEPS:
         folder = cell.folders[step]
-        prefix = folder.name.rpartition("-")[0]
-        others = list(folder.parent.glob(f"{prefix}-*"))
-        states.append("done" if folder.is_dir() else "stale" if others else "missing")
+        half = Checkpoints(Store(folder.parents[2]).unfinished(folder.name), 0.0).step() if step == "train" else 0
+        states.append(
+            "done" if folder.is_dir() else f"at step {half}" if half else "stale" if _others(folder) else "missing"
+        )
     return states
+
+
+def _others(folder: Path) -> list[Path]:
+    """Results of the same step of the same cell under other keys, the newest first."""
+    found = folder.parent.glob(f"{glob.escape(folder.name.rpartition('-')[0])}-*")
+    return sorted((one for one in found if one != folder), key=lambda one: one.stat().st_mtime, reverse=True)
+
+
+def why_stale(cell: Cell) -> str:
+    """Why the first step that is missing cannot use the newest result there is; empty where there is none."""
+    for step in STEPS:
+        folder = cell.folders[step]
+        if not folder.is_dir():
+            others = _others(folder)
+            return f"{step}: {_why(others[0], cell.inputs[step])}" if others else ""
+    return ""
+
+
+def _why(old: Path, inputs: Mapping[str, Any]) -> str:
+    try:
+        before = json.loads((old / INPUTS).read_text(encoding="utf-8"))
+        reasons = differences(before, json.loads(json.dumps(inputs)))
+    except (OSError, ValueError, AttributeError):
+        return "the result there is does not say what it was made of"
+    return "; ".join(reasons) or "the key is made otherwise"
+
+
+def _print_stale(console: Console, cells: Sequence[Cell]) -> None:
+    """Stale cells by their reason, which many may share."""
+    reasons: dict[str, list[str]] = {}
+    for cell in cells:
+        if reason := why_stale(cell):
+            reasons.setdefault(reason, []).append(cell.settings.cell)
+    for reason, names in reasons.items():
+        _print(console, f"stale: {', '.join(names)}: {reason}")
 
 
 def _record_state(cell: Cell) -> str:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from evaluation.statistics import t_interval
 from harness.names import look_up
 from harness.record import PredictCost, Record, TrainCost
@@ -14,11 +16,16 @@ from harness.suite import Preset, Row
 
 @dataclass(frozen=True)
 class Measured:
-    """A metric of one row, in the record's unit; ``low`` and ``high`` are its interval, NaN where there is none."""
+    """A metric of one row, in the record's unit.
+
+    ``low`` and ``high`` are its interval, NaN where there is none; ``deviation`` is the standard deviation over seeds
+    (of a sample: n - 1), NaN for one seed.
+    """
 
     value: float
     low: float = math.nan
     high: float = math.nan
+    deviation: float = math.nan
 
     @property
     def half(self) -> float:
@@ -32,7 +39,8 @@ class Measured:
         return max(below, above) > 1.5 * min(below, above)
 
     def scaled(self, scale: float) -> Measured:
-        return Measured(scale * self.value, scale * self.low, scale * self.high)
+        deviation = self.deviation if math.isnan(self.deviation) else scale * self.deviation
+        return Measured(scale * self.value, scale * self.low, scale * self.high, deviation)
 
 
 UNMEASURED = Measured(math.nan)
@@ -59,7 +67,7 @@ def finished(records: Sequence[Record]) -> list[Record]:
 
 
 def measured(records: Sequence[Record], metric: str) -> Measured:
-    """One seed: its value and bootstrap interval over images. More: the seeds' mean and t-interval.
+    """One seed: its value and bootstrap interval over images. More: the seeds' mean, t-interval and deviation.
 
     Costs have no interval: machines vary more than seeds. ``records`` are finished, at least one. `UsageError` for a
     cost that does not exist.
@@ -67,10 +75,11 @@ def measured(records: Sequence[Record], metric: str) -> Measured:
     found = [_one(record, metric) for record in records]
     if len(found) == 1:
         return found[0]
+    values = [one.value for one in found]
+    mean, half = t_interval(values, records[0].evaluation.confidence)
     if is_cost(metric):
-        return Measured(sum(one.value for one in found) / len(found))
-    mean, half = t_interval([one.value for one in found], records[0].evaluation.confidence)
-    return Measured(mean, mean - half, mean + half)
+        half = math.nan
+    return Measured(mean, mean - half, mean + half, float(np.std(values, ddof=1)))
 
 
 def is_cost(metric: str) -> bool:
@@ -118,7 +127,7 @@ COSTS = (
         f"cost.{part}.{name}"
         for part, model in _PARTS.items()
         for name in model.model_fields
-        if name not in ("losses", "weights_digest", "environment", "implementation")
+        if name not in ("losses", "weights_digest", "environment", "implementation", "resumed")
     ),
     *_DERIVED,
 )

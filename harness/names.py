@@ -6,11 +6,23 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
+from harness.printed import printable
+
 Value = TypeVar("Value")
 
 
 class UsageError(Exception):
-    """The command cannot be carried out as given; the message says what to change. Exit code 2."""
+    """The command cannot be carried out as given; the message says what to change. Exit code 2.
+
+    It may quote files of strangers, so it comes as printable text.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__(), lines=True)
+
+
+class MissingData(UsageError):
+    """The data cannot be opened: cells can be named, but not planned."""
 
 
 def unknown(kind: str, name: str, available: Iterable[str], hint: str = "") -> UsageError:

@@ -17,7 +17,7 @@ import methods
 from datasets import DATASETS, open_split
 from datasets.base import Dataset, DatasetError
 from harness.keys import Splits, step_inputs, step_keys
-from harness.names import UsageError, look_up, unknown
+from harness.names import MissingData, UsageError, look_up, unknown
 from harness.record import SUMMARIES, read_summary
 from harness.settings import (
     DATA_OPTIONS,
@@ -72,6 +72,8 @@ class Request:
     preset: str | None = None
     data_root: Path | None = None
     overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    timeout: float | None = None  # seconds of one cell
+    memory: float | None = None  # GB of one cell
     lenient: bool = False  # pass over overrides of rows that are not asked for
 
 
@@ -218,10 +220,6 @@ def _data_settings(
 def _merged(layers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """One mapping of several, the later before the earlier."""
     return {key: value for layer in layers for key, value in layer.items()}
-
-
-class MissingData(UsageError):
-    """The data cannot be opened: cells can be named, but not planned."""
 
 
 class _Overrides:

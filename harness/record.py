@@ -76,7 +76,8 @@ class Environment(Frozen):
 class TrainCost(Frozen):
     """What the train step writes. ``peak_memory`` in bytes: resident size, or the GPU's; without loader processes.
 
-    ``implementation``: whose code ran, with version and commit, where it is not this project's.
+    ``implementation``: whose code ran, with version and commit, where it is not this project's. ``resumed``: the steps
+    that it went on from after it had been stopped; ``seconds`` leaves out what was lost.
     """
 
     seconds: float
@@ -87,6 +88,7 @@ class TrainCost(Frozen):
     weights_digest: str
     environment: Environment
     implementation: str = ""
+    resumed: tuple[int, ...] = ()
 
 
 class PredictCost(Frozen):
@@ -123,7 +125,7 @@ class Record(Frozen):
     """One cell, finished or not; ``reason`` and ``log`` (its last lines) say why when ``status`` is not ok."""
 
     cell: str
-    status: Literal["ok", "failed", "timeout"]
+    status: Literal["ok", "failed", "timeout", "memory"]
     reason: str = ""
     log: str = ""
     settings: Settings

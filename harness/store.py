@@ -3,6 +3,7 @@
 A step's folder appears under its final name only when it is complete (one rename), so what exists can be trusted:
 
     OUTPUT/steps/{train,predict,evaluate}/NAME-KEY/    OUTPUT/records/CELL-KEY.json    OUTPUT/tables/SUITE-PRESET/
+    OUTPUT/unfinished/NAME-KEY/: checkpoints           OUTPUT/locks/, OUTPUT/drafts/: while something runs
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from harness.locks import Busy, hold
+
 STEPS = ("train", "predict", "evaluate")
 SUMMARY = "summary.json"  # every finished step has one: its cost, or its metrics
+INPUTS = "inputs.json"  # what its outcome depends on, by name: `harness.keys.step_inputs`
 
 
 class DamagedStep(Exception):
@@ -67,6 +71,8 @@ def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             write(file)
+            file.flush()
+            os.fsync(file.fileno())  # a machine that loses its power must not leave an empty file under the final name
         os.chmod(name, 0o644)
         os.replace(name, path)
     except BaseException:
@@ -99,18 +105,32 @@ class Store:
         """A marker: every sample of the split with this fingerprint has been checked."""
         return self.output / "cache" / f"verified-{fingerprint}"
 
+    def unfinished(self, name: str) -> Path:
+        """Checkpoints of a training, by the name of its folder, until it is finished; see `harness.checkpoint`."""
+        return self.output / "unfinished" / name
+
+    def lock(self, step: Path) -> Path:
+        """The lock of a step's folder, finished or not; see `harness.locks`."""
+        return self.output / "locks" / f"{step.parent.name}.{step.name}.lock"
+
     @contextmanager
-    def drafts(self) -> Iterator[Path]:
-        """A folder for one cell's drafts; it goes when the block ends, even if the cell's process was killed."""
-        parent = self.output / "drafts"
-        parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=parent))
+    def drafts(self, name: str) -> Iterator[Path]:
+        """A folder for the drafts of one cell, whose locks the caller holds: what a killed process left there goes."""
+        folder = self.output / "drafts" / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
         try:
             yield folder.resolve()
         finally:
             shutil.rmtree(folder, ignore_errors=True)
             with suppress(OSError):  # another cell may be at work
-                parent.rmdir()
+                folder.parent.rmdir()
+
+    def tidy(self) -> None:
+        """Remove drafts of processes that are no more."""
+        for folder in (self.output / "drafts").glob("*"):
+            with suppress(Busy, OSError), hold([self.lock(self.output / "steps" / "evaluate" / folder.name)]):
+                shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
     def create(self, final: Path, drafts: Path) -> Iterator[Path]:
@@ -119,6 +139,6 @@ class Store:
         draft = Path(tempfile.mkdtemp(dir=drafts))
         os.chmod(draft, 0o755)
         yield draft
-        with suppress(FileNotFoundError):  # a damaged step, or another run's equal one
+        with suppress(FileNotFoundError):  # a damaged step
             os.rename(final, Path(tempfile.mkdtemp(dir=drafts)) / "old")
         os.rename(draft, final)

@@ -76,6 +76,8 @@ class Data(Spec):
 class Preset(Spec):
     """How much to spend: data, recipe, seeds, and a time limit for one cell in seconds.
 
+    Three seeds are what a table needs to say how sure a method is; a preset that trains nothing has one.
+
     ``grouping`` holds settings for every method whose config extends `GroupingConfig`, a plugin's too; ``methods`` for
     one method, ``rows`` for one row, which come last. ``run`` names the rows that run when nothing else is asked for
     (empty: all).
@@ -83,7 +85,7 @@ class Preset(Spec):
 
     description: str
     run: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[int, ...] = (0, 1, 2)
     timeout: float = Field(86400.0, gt=0)
     not_comparable: str = ""
     data: dict[str, Data]
@@ -100,7 +102,9 @@ class Column(Spec):
 
     ``scale`` turns the stored number into the printed one (100 for per cent). ``reported`` are the columns of the
     reported CSV that select this column's value, beside the row's own; None: papers have nothing for this column.
-    ``reported_scale`` turns the paper's number into the printed one.
+    ``reported_scale`` turns the paper's number into the printed one. ``best`` says which value is the best, where one
+    is: the rows are then held against the best one. Costs have none, since machines differ, nor have the parts that a
+    whole is lost to: who finds nothing merges nothing.
     """
 
     metric: str
@@ -109,6 +113,7 @@ class Column(Spec):
     scale: float = 1.0
     reported: dict[str, str] | None = None
     reported_scale: float = 1.0
+    best: Literal["highest", "lowest", ""] = "highest"
 
 
 class ReportedRow(Spec):

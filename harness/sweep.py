@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from datasets.base import DatasetError
 from harness.cell import CellPlan
+from harness.checkpoint import Checkpoints
 from harness.job import Job
 from harness.launch import Outcome, launch
+from harness.locks import Busy, hold
 from harness.names import UsageError
 from harness.plan import Cell, open_data, stage_data
 from harness.progress import Follower, bar
 from harness.provenance import environment
 from harness.record import Evaluation, PredictCost, Provenance, Record, TrainCost, read_record, read_summary
 from harness.shown import show_tables
-from harness.store import STEPS, write_text
+from harness.store import STEPS, Store, write_text
+
+_ASK_AGAIN = 1.0  # seconds between two looks at cells that another run is at work on
 
 
 def run(job: Job, console: Console) -> int:
@@ -59,9 +64,31 @@ def _records(job: Job, console: Console) -> Iterator[Record]:
         job.store.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--output {job.store.output} cannot be written: {error.strerror}") from error
+    job.store.tidy()
     _verify_data(job, console)
-    for number, cell in enumerate(job.cells, 1):
-        yield _run_cell(job, cell, f"[{number}/{len(job.cells)}] {cell.settings.cell}", console)
+    yield from _in_turn(job, console)
+
+
+def _in_turn(job: Job, console: Console) -> Iterator[Record]:
+    """Cell by cell; one that another run is at work on is put off, and its results are taken over then."""
+    start, told = time.time(), set()
+    waiting = [(f"[{number}/{len(job.cells)}] {one.settings.cell}", one) for number, one in enumerate(job.cells, 1)]
+    while waiting:
+        for place, (title, cell) in enumerate(waiting):
+            locks = [job.store.lock(cell.folders[step]) for step in STEPS if step not in cell.finished()]
+            try:
+                with hold(locks) as held:
+                    record = _run_cell(job, cell, title, console, held, start)
+            except Busy as error:
+                if title not in told:
+                    console.print(f"{title}: another run is at work on it ({error})", markup=False, soft_wrap=True)
+                told.add(title)
+                continue
+            yield record
+            del waiting[place]
+            break
+        else:
+            time.sleep(_ASK_AGAIN)
 
 
 def _verify_data(job: Job, console: Console) -> None:
@@ -86,38 +113,53 @@ def _verify_data(job: Job, console: Console) -> None:
             write_text(marker, f"{split.info.name} {split.info.split}: {len(split)} samples\n")
 
 
-def _run_cell(job: Job, cell: Cell, title: str, console: Console) -> Record:
+def _run_cell(job: Job, cell: Cell, title: str, console: Console, locks: Sequence[int], start: float) -> Record:
+    """Run what is missing of a cell whose ``locks`` are held; ``start`` is the time at which this run began."""
     finished = cell.finished()
     missing = [step for step in STEPS if step not in finished]
-    record = None if missing else read_record(cell.record)
-    if record is not None:
+    record = read_record(cell.record)
+    if record is not None and not missing and record.status == "ok":
         console.print(f"{title}: reused {', '.join(STEPS)}", markup=False)
         return record
+    if record is not None and missing and cell.record.stat().st_mtime > start:
+        console.print(f"{title}: {record.status} in another run, just now", markup=False)
+        return record
+    checkpoints = Checkpoints(job.store.unfinished(cell.folders["train"].name), 0.0)
+    if "train" in finished:
+        checkpoints.remove()  # of a run that was killed right after the training
+    on = f" from step {checkpoints.step()} on" if checkpoints.step() else ""
+    todo = ", ".join(f"{step}{on}" if step == "train" else step for step in missing) or "record"
     reused = f" (reused {', '.join(finished)})" if finished else ""
     by = f" by {cell.implementation}" if cell.implementation else ""
-    console.print(f"{title}: {', '.join(missing) or 'record'}{reused}{by}", markup=False, soft_wrap=True)
+    console.print(f"{title}: {todo}{reused}{by}", markup=False, soft_wrap=True)
     outcome = Outcome("ok", "", "")
     if missing:  # a later step whose input is made anew is made anew too
         folder = job.store.output / "logs" / f"{cell.settings.cell}-{cell.keys['evaluate']}"
-        with Follower(console) as follower, job.store.drafts() as drafts:
-            handed = CellPlan(
-                settings=cell.settings,
-                output=job.store.output.resolve(),
-                data_root=_absolute(job.data_root),
-                folders={step: folder.resolve() for step, folder in cell.folders.items()},
-                drafts=drafts,
-                missing=tuple(missing),
-            )
-            outcome = launch(handed, folder, job.preset.timeout, follower.message)
+        with Follower(console) as follower, job.store.drafts(cell.folders["evaluate"].name) as drafts:
+            handed = cell_plan(cell, job.store, job.data_root, drafts, missing)
+            outcome = launch(handed, folder, job.limits, follower.message, locks)
         if outcome.status == "ok" and len(cell.finished()) < len(STEPS):
             outcome = Outcome("failed", "the process ended early and said nothing", outcome.log)
     record = make_record(cell, outcome)
-    write_text(cell.record, record.model_dump_json(indent=1))
+    try:
+        write_text(cell.record, record.model_dump_json(indent=1))
+    except OSError as error:  # on a full disk the sweep goes on: a later cell may need none
+        console.print(f"{title}: its record cannot be written: {error}", style="red", markup=False, soft_wrap=True)
     return record
 
 
-def _absolute(path: Path | None) -> Path | None:
-    return None if path is None else path.resolve()
+def cell_plan(cell: Cell, store: Store, data_root: Path | None, drafts: Path, missing: Sequence[str]) -> CellPlan:
+    """What a cell's process needs to run the ``missing`` steps: all paths absolute, for it works in another folder."""
+    return CellPlan(
+        settings=cell.settings,
+        output=store.output.resolve(),
+        data_root=None if data_root is None else data_root.resolve(),
+        folders={step: folder.resolve() for step, folder in cell.folders.items()},
+        inputs=cell.inputs,
+        checkpoints=store.unfinished(cell.folders["train"].name).resolve(),
+        drafts=drafts,
+        missing=tuple(missing),
+    )
 
 
 def make_record(cell: Cell, outcome: Outcome) -> Record:

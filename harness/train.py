@@ -8,7 +8,7 @@ import random
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,12 @@ from torch.utils.data import DataLoader
 from datasets.base import Dataset
 from datasets.transforms import Augmentation, resize
 from harness.batches import TrainStream, collate
+from harness.checkpoint import Checkpoints, State, set_random_state
 from harness.provenance import environment
 from harness.record import TrainCost
 from harness.settings import TrainSettings
 from harness.store import DamagedStep, digest
+from harness.suite import ROOT
 from methods.base import Batch, Method
 
 Progress = Callable[[int, int], None]  # (done, total)
@@ -48,63 +50,154 @@ def train(
     seed: int,
     progress: Progress,
     others: Mapping[str, Dataset] | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> TrainCost:
     """Train a freshly built ``method`` in place on ``data``, and in later stages on ``others`` where they name a split.
 
     The method looks once more at the images of the last stage (`Method.prepare`). Equal arguments on the same machine
-    and thread count give equal weights.
+    and thread count give equal weights, also where the training goes on from one of its ``checkpoints``. Raises
+    `TrainingError` for a loss that is not finite, and for weights to start from that do not fit.
     """
     start = time.perf_counter()
     seed_everything(seed)
     fabric = Fabric(accelerator="auto", devices=1, precision=settings.precision)
-    method.initialise()
+    if settings.weights:
+        start_from(method, ROOT / settings.weights)
+    else:
+        method.initialise()
     method.to(memory_format=torch.channels_last)
     stages = settings.stages()
-    steps = sum(stage.steps for stage in stages)
     model = fabric.setup_module(method)
     model.mark_forward_method("loss")
-    losses: dict[str, float] = {}
-    done = images = 0
+    earlier = checkpoints.latest() if checkpoints else None
+    if earlier:
+        method.load_state_dict(earlier.model)
+    run = _Run(fabric, model, seed, sum(stage.steps for stage in stages), progress, checkpoints, start, earlier)
     named = {"": data, **(others or {})}
-    for stage, split in zip(stages, ["", *(later.split for later in settings.then)], strict=True):
-        seen, data = done, named[split]
-
-        def report(step: int, seen: int = seen) -> None:
-            progress(seen + step, steps)
-
-        losses = _run(fabric, model, data, stage, seed, images, report)
+    done = images = 0
+    for number, (stage, split) in enumerate(zip(stages, ["", *(one.split for one in settings.then)], strict=True)):
+        data = named[split]
+        if not earlier or number >= earlier.stage:
+            run.stage(number, data, stage, done, images)
         done, images = done + stage.steps, images + stage.steps * stage.batch_size
     model.eval()
     with torch.inference_mode():
         method.prepare(batch.to(fabric.device) for batch in _as_they_are(data, settings))
     return TrainCost(
-        seconds=time.perf_counter() - start,
-        steps=steps,
+        seconds=run.seconds(),
+        steps=run.steps,
         parameters=sum(parameter.numel() for parameter in method.parameters()),
-        peak_memory=peak_memory(),
-        losses=losses,
+        peak_memory=run.memory(),
+        losses=run.losses,
         weights_digest=weights_digest(method),
         environment=environment(fabric.device.type == "cuda"),
         implementation=method.implementation(method.config),
+        resumed=tuple(run.resumed),
     )
 
 
-def _run(
-    fabric: Fabric,
-    model: torch.nn.Module,
-    data: Dataset,
-    settings: TrainSettings,
-    seed: int,
-    first_image: int,
-    report: Callable[[int], None],
-) -> dict[str, float]:
-    """One stage: an optimiser and a schedule of its own. Returns the loss terms of its last step."""
-    if not settings.steps:
-        return {}
-    frozen = freeze_pretrained(model.module) if settings.pretrained_rate == 0 else []
-    optimizer = make_optimizer(model.module, settings)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(settings, step))
-    optimizer = fabric.setup_optimizers(optimizer)
+class _Run:
+    """What the stages of one training share, and what a checkpoint of it holds."""
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        model: torch.nn.Module,
+        seed: int,
+        steps: int,
+        progress: Progress,
+        checkpoints: Checkpoints | None,
+        start: float,
+        earlier: State | None,
+    ) -> None:
+        self.fabric, self.model, self.seed, self.steps, self.progress = fabric, model, seed, steps, progress
+        self.checkpoints, self.start, self.earlier = checkpoints, start, earlier
+        self.losses: dict[str, float] = earlier.losses if earlier else {}
+        self.resumed = [*earlier.resumed, earlier.done] if earlier else []
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self.start + (self.earlier.seconds if self.earlier else 0.0)
+
+    def memory(self) -> int:
+        return max(peak_memory(), self.earlier.peak_memory if self.earlier else 0)
+
+    def stage(self, number: int, data: Dataset, settings: TrainSettings, done: int, first_image: int) -> None:
+        """One stage: an optimiser and a schedule of its own. ``done`` steps and ``first_image`` images were before."""
+        if not settings.steps:
+            return
+        fabric, model = self.fabric, self.model
+        frozen = freeze_pretrained(model.module) if settings.pretrained_rate == 0 else []
+        optimizer = make_optimizer(model.module, settings)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(settings, step))
+        optimizer = fabric.setup_optimizers(optimizer)
+        _to_training(model, settings, frozen)
+        earlier = self.earlier if self.earlier and self.earlier.stage == number else None
+        before = earlier.step if earlier else 0
+        batches = iter(self._loader(data, settings, first_image, before))
+        if earlier:
+            optimizer.load_state_dict(earlier.optimizer)
+            schedule.load_state_dict(earlier.schedule)
+            fabric.strategy.precision.load_state_dict(earlier.precision)
+            set_random_state(earlier.random)  # last: a loader draws a number when it starts
+            self.progress(done + before, self.steps)
+        for step, batch in enumerate(batches, before + 1):
+            terms = model.loss(batch.to(fabric.device))
+            total = sum(terms.values())
+            if not torch.isfinite(total):
+                values = ", ".join(f"{name} = {value.item():g}" for name, value in terms.items())
+                raise TrainingError(f"the loss is not finite at step {step} of {settings.steps}: {values}")
+            optimizer.zero_grad(set_to_none=True)
+            fabric.backward(total)
+            if settings.clip:
+                fabric.clip_gradients(model, optimizer, max_norm=settings.clip, error_if_nonfinite=False)
+            optimizer.step()
+            schedule.step()
+            if step % 10 == 0 or step == settings.steps:
+                self.losses = {name: float(value.detach()) for name, value in terms.items()}
+                self.progress(done + step, self.steps)
+            if self.checkpoints and self.checkpoints.due():
+                self._keep(number, step, done + step, optimizer, schedule)
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+
+    def _loader(self, data: Dataset, settings: TrainSettings, first_image: int, before: int) -> DataLoader:
+        """The stage's batches from step ``before`` on."""
+        stream = TrainStream(
+            data,
+            (settings.steps - before) * settings.batch_size,
+            self.seed,
+            augmentation(settings),
+            first_image + before * settings.batch_size,
+            self.model.module.overlapping,
+        )
+        return DataLoader(
+            stream,
+            settings.batch_size,
+            shuffle=False,
+            num_workers=settings.workers,
+            collate_fn=collate,
+            pin_memory=self.fabric.device.type == "cuda",
+        )
+
+    def _keep(self, number: int, step: int, done: int, optimizer: Any, schedule: Any) -> None:
+        state = State(
+            done=done,
+            stage=number,
+            step=step,
+            model=self.model.module.state_dict(),
+            optimizer=optimizer.state_dict(),
+            schedule=schedule.state_dict(),
+            precision=self.fabric.strategy.precision.state_dict(),
+            losses=self.losses,
+            seconds=self.seconds(),
+            peak_memory=self.memory(),
+            resumed=self.resumed,
+        )
+        self.checkpoints.save(state)
+
+
+def _to_training(model: torch.nn.Module, settings: TrainSettings, frozen: Sequence[torch.nn.Parameter]) -> None:
+    """Training mode, but for the normalisation that the settings hold still, and that of ``frozen`` parameters."""
     model.train()
     still = {id(parameter) for parameter in frozen}
     for module in model.modules():  # only ever switched off here: a network may keep levels frozen by itself
@@ -112,36 +205,16 @@ def _run(
             settings.frozen_statistics or still & {id(parameter) for parameter in module.parameters(recurse=False)}
         ):
             module.eval()
-    stream = TrainStream(
-        data, settings.steps * settings.batch_size, seed, augmentation(settings), first_image, model.module.overlapping
-    )
-    loader = DataLoader(
-        stream,
-        settings.batch_size,
-        shuffle=False,
-        num_workers=settings.workers,
-        collate_fn=collate,
-        pin_memory=fabric.device.type == "cuda",
-    )
-    losses: dict[str, float] = {}
-    for step, batch in enumerate(loader, 1):
-        terms = model.loss(batch.to(fabric.device))
-        total = sum(terms.values())
-        if not torch.isfinite(total):
-            values = ", ".join(f"{name} = {value.item():g}" for name, value in terms.items())
-            raise TrainingError(f"the loss is not finite at step {step} of {settings.steps}: {values}")
-        optimizer.zero_grad(set_to_none=True)
-        fabric.backward(total)
-        if settings.clip:
-            fabric.clip_gradients(model, optimizer, max_norm=settings.clip, error_if_nonfinite=False)
-        optimizer.step()
-        schedule.step()
-        if step % 10 == 0 or step == settings.steps:
-            losses = {name: float(value.detach()) for name, value in terms.items()}
-            report(step)
-    for parameter in frozen:
-        parameter.requires_grad_(True)
-    return losses
+
+
+def start_from(method: Method, path: Path) -> None:
+    """Load all of the method's weights from a file, of any floating type. Raises `TrainingError` if they do not fit."""
+    try:
+        method.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise TrainingError(
+            f"train.weights: {path} does not hold the weights of this {method.name}: {error}"
+        ) from error
 
 
 def freeze_pretrained(method: Method) -> list[torch.nn.Parameter]:

@@ -14,12 +14,13 @@ from torch.nn import BatchNorm2d
 from datasets.shapes import Shapes
 from datasets.transforms import Augmentation
 from harness.batches import TrainStream
-from harness.cell import CellPlan, Reporter, run_cell
+from harness.cell import Reporter, run_cell
 from harness.plan import Request, load_method, plan, resolve
 from harness.record import TrainCost, read_summary
 from harness.settings import build_config
 from harness.store import STEPS, Store
 from harness.suite import load_suite, parse_overrides
+from harness.sweep import cell_plan
 from harness.train import build_method
 
 # Two stages, the second with larger crops, a lower rate and the statistics of the first.
@@ -39,11 +40,8 @@ def outcome(folder: Path, row: str, *overrides: str, seed: int = 0) -> tuple[str
     _, _, settings = resolve(load_suite("shapes"), request)
     store = Store(folder)
     (cell,) = plan(settings, store, None)
-    with store.drafts() as drafts:
-        handed = CellPlan(
-            settings=cell.settings, output=folder, data_root=None, folders=cell.folders, drafts=drafts, missing=STEPS
-        )
-        run_cell(handed, Reporter(io.StringIO()))
+    with store.drafts("cell") as drafts:
+        run_cell(cell_plan(cell, store, None, drafts, STEPS), Reporter(io.StringIO()))
     predictions = (cell.folders["predict"] / "predictions.jsonl.gz").read_bytes()
     return read_summary(cell.folders["train"], TrainCost).weights_digest, gzip.decompress(predictions)
 

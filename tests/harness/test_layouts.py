@@ -15,11 +15,12 @@ from test_cityscapes import write_city
 
 from datasets.base import Sample
 from datasets.shapes import Shapes
-from harness.cell import CellPlan, Reporter, run_cell
+from harness.cell import Reporter, run_cell
 from harness.plan import Request, plan, resolve
 from harness.record import Evaluation, TrainCost, read_summary
 from harness.store import STEPS, Store
 from harness.suite import load_suite, parse_overrides
+from harness.sweep import cell_plan
 
 SIZE = 64
 TINY = ["train.steps=2", "train.batch_size=2", "train.crop=48", "train.long_side=0", "train.prepare_images=2"]
@@ -99,11 +100,8 @@ def run(folder: Path, suite: str, row: str, data: str, *overrides: str) -> tuple
     _, _, settings = resolve(load_suite(suite), request)
     store = Store(output)
     (cell,) = plan([pair for pair in settings if pair[1].data_name == data], store, root)
-    with store.drafts() as drafts:
-        handed = CellPlan(
-            settings=cell.settings, output=output, data_root=root, folders=cell.folders, drafts=drafts, missing=STEPS
-        )
-        run_cell(handed, Reporter(io.StringIO()))
+    with store.drafts("cell") as drafts:
+        run_cell(cell_plan(cell, store, root, drafts, STEPS), Reporter(io.StringIO()))
     return read_summary(cell.folders["train"], TrainCost), read_summary(cell.folders["evaluate"], Evaluation)
 
 

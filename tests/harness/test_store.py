@@ -36,7 +36,7 @@ def test_a_step_appears_whole_or_not_at_all(tmp_path: Path) -> None:
             (draft / "weights").write_text("half")
             raise RuntimeError
 
-    with store.drafts() as drafts:
+    with store.drafts("cell") as drafts:
         with pytest.raises(RuntimeError):
             die_half_way(drafts)
         assert list(final.parent.iterdir()) == []
@@ -51,7 +51,7 @@ def test_a_step_made_anew_takes_the_place_of_the_old(tmp_path: Path) -> None:
     store = Store(tmp_path)
     final = store.step("train", "m.d.s0", "abc")
     for text in ("damaged", "good"):
-        with store.drafts() as drafts, store.create(final, drafts) as draft:
+        with store.drafts("cell") as drafts, store.create(final, drafts) as draft:
             (draft / "weights").write_text(text)
     assert (final / "weights").read_text() == "good"
     assert [path.name for path in final.parent.iterdir()] == [final.name]

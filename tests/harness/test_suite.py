@@ -81,7 +81,14 @@ def test_what_a_cells_process_reads_is_what_was_planned(tmp_path: Path) -> None:
     for settings in settings_of("shapes"):
         folders = {"train": tmp_path}
         plan = CellPlan(
-            settings=settings, output=tmp_path, data_root=None, folders=folders, drafts=tmp_path, missing=("train",)
+            settings=settings,
+            output=tmp_path,
+            data_root=None,
+            folders=folders,
+            inputs={"train": {"seed": 0}},
+            checkpoints=tmp_path,
+            drafts=tmp_path,
+            missing=("train",),
         )
         assert CellPlan.model_validate_json(plan.model_dump_json()) == plan
 
