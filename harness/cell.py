@@ -11,6 +11,7 @@ import contextlib
 import faulthandler
 import json
 import os
+import shutil
 import signal
 import sys
 import traceback
@@ -43,6 +44,7 @@ class CellPlan(BaseModel):
 
 
 WEIGHTS = "weights.safetensors"
+_LEAST_FREE = 1_000_000  # bytes of a disk; below, an error of any kind may come from it
 
 
 def run_cell(plan: CellPlan, report: Reporter) -> None:
@@ -89,8 +91,8 @@ def run_cell(plan: CellPlan, report: Reporter) -> None:
 class Reporter:
     """Writes progress lines to a stream that nothing else writes to."""
 
-    def __init__(self, stream: object) -> None:
-        self.stream = stream
+    def __init__(self, stream: object, output: Path = Path()) -> None:
+        self.stream, self.output = stream, output
 
     def of(self, step: str):
         return lambda done, total: self._write({"step": step, "done": done, "total": total})
@@ -99,7 +101,9 @@ class Reporter:
         self._write({"finished": step})
 
     def failed(self, error: BaseException) -> None:
-        self._write({"failed": f"{type(error).__name__}: {error}", "memory": _lacked_memory(error)})
+        full = shutil.disk_usage(self.output).free < _LEAST_FREE
+        reason = f"{type(error).__name__}: {error}{f' (the disk of {self.output} is full)' if full else ''}"
+        self._write({"failed": reason, "memory": _lacked_memory(error)})
 
     def _write(self, message: dict[str, object]) -> None:
         self.stream.write(json.dumps(message) + "\n")
@@ -122,9 +126,9 @@ def main() -> int:
     os.dup2(2, 1)
     follow_driver()
     faulthandler.register(signal.SIGUSR1, all_threads=True)  # the driver asks before it stops a cell that hangs
-    reporter = Reporter(stream)
+    plan = CellPlan.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    reporter = Reporter(stream, plan.output)
     try:
-        plan = CellPlan.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
         run_cell(plan, reporter)
     except KeyboardInterrupt:
         return 1

@@ -64,22 +64,29 @@ class _Watch:
 def launch(
     plan: CellPlan, folder: Path, limits: Limits, follow: Callable[[dict], None], locks: Sequence[int] = ()
 ) -> Outcome:
-    """Run one cell in a process group of its own, within ``limits``; its log is ``folder``/log.txt.
-
-    ``follow`` gets every progress message; ``locks`` are descriptors that the cell holds as long as it lives. When this
-    returns, or KeyboardInterrupt passes through, none of the cell's processes is left.
-    """
+    """Run one cell in a process of its own; see `supervise`. Its plan and its log lie in ``folder``."""
     write_text(folder / "plan.json", plan.model_dump_json(indent=1))
-    log_path = folder / "log.txt"
+    command = [sys.executable, "-X", "faulthandler", "-m", "harness.cell", str((folder / "plan.json").resolve())]
+    return supervise(command, folder / "log.txt", limits, follow, locks)
+
+
+def supervise(
+    command: Sequence[str], log: Path, limits: Limits, follow: Callable[[dict], None], locks: Sequence[int] = ()
+) -> Outcome:
+    """Run a cell's process in a group of its own, within ``limits``; its standard error goes to ``log``.
+
+    ``follow`` gets every message of its standard output; ``locks`` are descriptors that it holds as long as it lives.
+    When this returns, or KeyboardInterrupt passes through, none of its processes is left.
+    """
     watch, tree = _Watch(), Tree()
-    with log_path.open("wb") as log:
+    with log.open("wb") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-X", "faulthandler", "-m", "harness.cell", str((folder / "plan.json").resolve())],
+            command,
             cwd=ROOT,
             env={**os.environ, **_absolute_path()},
             stdin=subprocess.PIPE,  # closed with this process, however it ends: harness.processes.follow_driver
             stdout=subprocess.PIPE,
-            stderr=log,
+            stderr=errors,
             start_new_session=True,  # its own group: killed whole, loader workers included
             pass_fds=tuple(locks),
         )
@@ -87,7 +94,7 @@ def launch(
             _follow(process, limits, tree, watch, follow)
         finally:
             _end(process, tree)
-    tail = _tail(log_path)
+    tail = _tail(log)
     if watch.over == "timeout":
         return Outcome("timeout", f"stopped at its limit of {limits.seconds:g} s{watch.place()}", tail)
     if watch.over == "memory":
@@ -96,7 +103,7 @@ def launch(
     if watch.failure:
         return Outcome("memory" if watch.failure.get("memory") else "failed", watch.failure["failed"], tail)
     if process.returncode == 0:
-        return Outcome("ok", "", "")
+        return Outcome("ok", "", tail)
     return Outcome("failed", f"{_reason(process.returncode)}{watch.place()}", tail)
 
 

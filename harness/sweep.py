@@ -140,6 +140,8 @@ def _run_cell(job: Job, cell: Cell, title: str, console: Console, locks: Sequenc
             outcome = launch(handed, folder, job.limits, follower.message, locks)
         if outcome.status == "ok" and len(cell.finished()) < len(STEPS):
             outcome = Outcome("failed", "the process ended early and said nothing", outcome.log)
+        elif outcome.status == "ok":
+            outcome = Outcome("ok", "", "")
     record = make_record(cell, outcome)
     try:
         write_text(cell.record, record.model_dump_json(indent=1))
