@@ -1,11 +1,11 @@
-# `make run` and `make test` each work alone on a fresh clone with Python (3.11 to 3.13), make and a package index.
+# `make run`, `make test` and `make check` each work alone on a fresh clone with Python (3.11 to 3.13), make and a package index.
 
 PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3 python,$(shell $(name) -c "import sys; print('$(name)' if (3, 11) <= sys.version_info[:2] <= (3, 13) else '')" 2>/dev/null)))
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test lint install slow clean
+.PHONY: run test lint check install slow clean
 
 run: install
 	$(BIN)/python run_all.py $(ARGS)
@@ -19,6 +19,15 @@ slow: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# Every method on small scenes, held against results/baselines/tiny-tiny.json. One thread, as there: the number of cores
+# decides nothing. A cell that fails is the check's to report, with the rest.
+CHECK := OMP_NUM_THREADS=1 $(BIN)/python run_all.py
+CHECKED := --suite tiny --output build/check
+
+check: install
+	$(CHECK) $(CHECKED) || true
+	$(CHECK) check $(CHECKED) --markdown build/check/check.md $(ARGS)
 
 install: $(STAMP)
 

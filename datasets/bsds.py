@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from datasets.base import DatasetError, DatasetInfo, Sample
-from datasets.files import count_annotators, file_digests, first_five, read_annotators, read_rgb, size_text
+from datasets.files import check_names, file_digests, first_five, read_rgb, size_text
+from datasets.mat_files import count_annotators, read_annotators
 
 CATEGORIES = ("segment",)
 # The folders of images/ and groundTruth/ that a split joins.
@@ -161,8 +162,9 @@ def _find_files(data: Path, folder: str, split: str) -> list[tuple[str, Path, Pa
 
 def _list_ids(folder: Path, ending: str) -> set[str]:
     # What starts with a dot is no image: some systems write a companion of that name beside every file.
-    names = (name for name in os.listdir(folder) if not name.startswith("."))
-    return {name.removesuffix(ending) for name in names if name.endswith(ending)}
+    names = [name for name in os.listdir(folder) if name.endswith(ending) and not name.startswith(".")]
+    check_names(folder, names)
+    return {name.removesuffix(ending) for name in names}
 
 
 def _hint(data: Path, split: str) -> str:

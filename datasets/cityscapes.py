@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.base import IGNORE, DatasetError, DatasetInfo, Sample
-from datasets.files import file_digests, first_five, read_numbers, read_rgb, size_text
+from datasets.files import check_names, file_digests, first_five, read_numbers, read_rgb, size_text
 
 # Label ids of the official table, in the order of train ids, too. All others are void (ignoreInEval) there.
 STUFF = {
@@ -154,7 +154,9 @@ def _list_names(folder: Path, ending: str) -> set[tuple[str, str]]:
 
 def _visible(folder: Path, ending: str) -> Iterable[str]:
     # What starts with a dot is no image: some systems write a companion of that name beside every file.
-    return (name for name in os.listdir(folder) if name.endswith(ending) and not name.startswith("."))
+    names = [name for name in os.listdir(folder) if name.endswith(ending) and not name.startswith(".")]
+    check_names(folder, names)
+    return names
 
 
 @functools.cache

@@ -97,7 +97,11 @@ class Coco:
                 f"high, but {self._path} says {width} and {height}{turned}"
             )
         objects = self._objects(slice(*table.first[row : row + 2].tolist()), [height, width])
-        semantic, instances = paint(objects, (height, width))
+        try:
+            semantic, instances = paint(objects, (height, width))
+        except ValueError as error:  # the JSON's masks were checked, those of the cache were not
+            where = f"coco {self.split}, image {image_id}: what {self.cache} and the files beside it remember"
+            raise DatasetError(f"{where} is damaged ({error}); delete them") from error
         return Sample(image_id, image, semantic, instances, objects=objects)
 
     def _objects(self, part: slice, size: list[int]) -> Objects:
@@ -127,6 +131,8 @@ def paint(objects: Objects, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndar
     """
     count = len(objects.masks)
     lengths = [runs(mask["counts"]) for mask in objects.masks]  # of background, object, background, ...
+    if any(part.min() < 0 or part.sum() != shape[0] * shape[1] for part in lengths):
+        raise ValueError("the runs of a mask do not add up to the image")
     pixels = np.array([part[1::2].sum() for part in lengths], np.int64)
     codes = np.where(objects.crowd, count + 1, np.arange(1, count + 1)).tolist()
     # Runs, not dense masks: no memory per object, and time only for the outline. They go down the columns.

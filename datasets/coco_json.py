@@ -8,9 +8,10 @@ import json
 import logging
 import os
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
+from reprlib import repr as short
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ _log = logging.getLogger(__name__)
 
 _FORMAT = 2  # of the cache; a file with another number is written anew
 _LONGEST = 7  # characters of one number in run lengths: 35 bits
+_PIXELS, _SIDE = 2**31, 2**20  # pycocotools counts in 32 bits: more pixels, or a longer side, crash it
+_OUTLINE = 2_000_000  # pixels; drawing a polygon takes 80 bytes for each
 
 
 @dataclass(frozen=True)
@@ -68,8 +71,12 @@ def open_index(path: Path, cache: Path | None) -> Index:
 def _read_index(stored: Path) -> Index | None:
     try:
         with np.load(stored, allow_pickle=False) as arrays:
+            if any(member.compress_type for member in arrays.zip.infolist()):  # a small file could fill the memory
+                raise ValueError("it is compressed")
             if arrays["format"] == _FORMAT:
-                return Index(**{field.name: arrays[field.name] for field in fields(Index)})
+                index = Index(**{field.name: arrays[field.name] for field in fields(Index)})
+                _check_index(index)
+                return index
     except FileNotFoundError:
         pass
     except Exception as error:  # numpy raises whatever damaged bytes lead it to
@@ -77,11 +84,30 @@ def _read_index(stored: Path) -> Index | None:
     return None
 
 
+def _check_index(index: Index) -> None:
+    """ValueError for what `_parse` would not have made, whoever wrote it; masks are looked at as they are painted."""
+    rows, entries = len(index.image_ids), len(index.labels)
+    shapes = {"files": (rows,), "sizes": (rows, 2), "first": (rows + 1,), "crowd": (entries,), "areas": (entries,)}
+    shapes |= {"boxes": (entries, 4), "begin": (entries + 1,), "category_ids": index.categories.shape}
+    kinds = "".join(getattr(index, field.name).dtype.kind for field in fields(Index))
+    if kinds != "UUiiubffiuUi" or any(getattr(index, name).shape != shape for name, shape in shapes.items()):
+        raise ValueError("its arrays do not belong together")
+    for bounds, end in ((index.first, entries), (index.begin, len(index.counts))):
+        if bounds[0] != 0 or bounds[-1] != end or (np.diff(bounds) < 0).any():
+            raise ValueError("its parts do not follow each other")
+    known = np.arange(1, len(index.categories) + 1)
+    if not 0 < len(known) < IGNORE or not np.isin(index.labels, known).all():
+        raise ValueError("its labels are of no category")
+    ids, files, sizes = index.image_ids.tolist(), index.files.tolist(), index.sizes.tolist()
+    if not (all(map(is_image_id, ids)) and all(map(_is_below, files)) and all(is_size(*size) for size in sizes)):
+        raise ValueError("its names lead elsewhere, or its sizes are of no image")
+
+
 def _write_index(stored: Path, index: Index) -> None:
     temporary = stored.with_name(f"{stored.name}.{os.getpid()}.tmp")
     try:
         stored.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
+        with open(temporary, "xb") as file:  # through no link that lies there
             np.savez(file, format=np.array(_FORMAT), **vars(index))
         os.replace(temporary, stored)
     except OSError as error:
@@ -159,49 +185,57 @@ def _images(path: Path, entries: list[Any]) -> dict[int | str, tuple[str, int, i
     for place, entry in enumerate(entries):
         entry = entry if isinstance(entry, dict) else {}
         image_id, name, height, width = (entry.get(key) for key in ("id", "file_name", "height", "width"))
-        where = f"{path}, image {place} (id {image_id!r})"
-        usable = type(image_id) in (int, str) and _is_plain(str(image_id)) and is_image_id(str(image_id))
+        where = f"{path}, image {place} (id {short(image_id)})"
+        usable = type(image_id) in (int, str) and is_image_id(str(image_id))
         if not usable or str(image_id) in texts or image_id == "":
             raise DatasetError(
-                f"{where}: the id must be a number, or a word that could name a file (no / \\ : or ..), and no other "
-                "image may have it"
+                f"{where}: the id must be a number, or a word that could name a file (no / \\ : or .., no signs that "
+                "are not shown, not overlong), and no other image may have it"
             )
-        if not all(type(side) is int and side > 0 for side in (height, width)) or height * width >= 2**31:
-            raise DatasetError(f"{where}: height {height!r} and width {width!r} must be those of the image, in pixels")
-        file = PurePosixPath(name) if isinstance(name, str) and _is_plain(name) else PurePosixPath()
-        if not file.name or file.is_absolute() or ".." in file.parts:
-            raise DatasetError(f"{where}: file_name is {name!r}; it must be a path below the folder of the images")
+        if not is_size(height, width):
+            sides = f"height {short(height)} and width {short(width)}"
+            raise DatasetError(f"{where}: {sides} must be those of the image, in pixels")
+        if not (isinstance(name, str) and _is_below(name)):
+            raise DatasetError(f"{where}: file_name is {short(name)}; it must be a path below the folder of the images")
         texts.add(str(image_id))
-        found[image_id] = (str(file), height, width)
+        found[image_id] = (str(PurePosixPath(name)), height, width)
     if not found:
         raise DatasetError(f"{path} holds no images")
     return found
 
 
-def _is_plain(text: str) -> bool:
-    """Whether files and terminals can take it: no control characters, no halves of surrogate pairs."""
-    return not any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text)
+def is_size(height: Any, width: Any) -> bool:
+    """Whether these can be the sides of an image, and pycocotools can count its pixels."""
+    return all(type(side) is int and 0 < side <= _SIDE for side in (height, width)) and height * width < _PIXELS
+
+
+def _is_below(name: str) -> bool:
+    """Whether ``name`` is a path below a folder, without control characters and halves of surrogate pairs."""
+    path = PurePosixPath(name)
+    plain = not any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name)
+    return plain and bool(path.name) and not path.is_absolute() and ".." not in path.parts
 
 
 def _categories(path: Path, entries: list[Any]) -> dict[int, str]:
+    if not 0 < len(entries) < IGNORE:
+        raise DatasetError(f"{path} has {len(entries)} categories; a map of labels holds 1 to {IGNORE - 1}")
     names: dict[int, str] = {}
     for place, entry in enumerate(entries):
         entry = entry if isinstance(entry, dict) else {}
         number, name = entry.get("id"), entry.get("name")
-        if type(number) is not int or number in names or not isinstance(name, str) or name in names.values():
-            raise DatasetError(f"{path}, category {place}: id {number!r} or name {name!r} is of no use or occurs twice")
+        where, fits = f"{path}, category {place}", type(number) is int and abs(number) < 2**63
+        if not fits or number in names or not isinstance(name, str) or name in names.values():
+            raise DatasetError(f"{where}: id {short(number)} or name {short(name)} is of no use or occurs twice")
         if not name.isprintable():
-            raise DatasetError(f"{path}, category {place}: the name {name!r} cannot be printed")
+            raise DatasetError(f"{where}: the name {short(name)} cannot be printed")
         names[number] = name
-    if not 0 < len(names) < IGNORE:
-        raise DatasetError(f"{path} has {len(names)} categories; a map of labels holds 1 to {IGNORE - 1}")
     return names
 
 
 def _name(place: int, entry: Any) -> str:
     if not isinstance(entry, dict):
         return f"annotation {place}"
-    return f"annotation {entry.get('id', place)!r} (image {entry.get('image_id')!r})"
+    return f"annotation {short(entry.get('id', place))} (image {short(entry.get('image_id'))})"
 
 
 def _known(entry: Any, key: str, number_of: Mapping[Any, int]) -> int:
@@ -210,14 +244,14 @@ def _known(entry: Any, key: str, number_of: Mapping[Any, int]) -> int:
     value = entry.get(key)
     if type(value) not in (int, str) or value not in number_of:
         some = ", ".join(map(repr, itertools.islice(number_of, 5)))
-        raise ValueError(f"unknown {key} {value!r}; there are {some}{', ...' if len(number_of) > 5 else ''}")
+        raise ValueError(f"unknown {key} {short(value)}; there are {some}{', ...' if len(number_of) > 5 else ''}")
     return number_of[value]
 
 
 def _crowd(entry: Mapping[str, Any]) -> bool:
     value = entry.get("iscrowd", 0)
     if value not in (0, 1):
-        raise ValueError(f"iscrowd is {value!r}, not 0 or 1")
+        raise ValueError(f"iscrowd is {short(value)}, not 0 or 1")
     return bool(value)
 
 
@@ -226,7 +260,7 @@ def _area(entry: Mapping[str, Any], counts: bytes) -> float:
         return float(runs(counts)[1::2].sum())
     value = entry["area"]
     if type(value) not in (int, float) or not 0 <= value < 1e300:
-        raise ValueError(f"area is {value!r}, not a number of 0 or more")
+        raise ValueError(f"area is {short(value)}, not a number of 0 or more")
     return float(value)
 
 
@@ -236,9 +270,9 @@ def _box(entry: Mapping[str, Any], mask: dict[str, Any]) -> list[float]:
         return coco_mask.toBbox(mask).tolist()
     value = entry["bbox"]
     if not isinstance(value, list) or len(value) != 4 or not all(type(number) in (int, float) for number in value):
-        raise ValueError(f"bbox is {value!r}, not [x, y, width, height]")
+        raise ValueError(f"bbox is {short(value)}, not [x, y, width, height]")
     if not all(abs(number) < 1e9 for number in value) or min(value[2:]) < 0:  # a NaN is neither
-        raise ValueError(f"bbox is {value!r}; width and height must not be negative, and all numbers finite")
+        raise ValueError(f"bbox is {short(value)}; width and height must not be negative, and all numbers finite")
     return [float(number) for number in value]
 
 
@@ -247,7 +281,7 @@ def _mask(region: Any, height: int, width: int) -> bytes:
     if isinstance(region, dict):
         counts = region.get("counts")
         if region.get("size") != [height, width]:
-            raise ValueError(f"its mask is of size {region.get('size')!r}, the image [{height}, {width}]")
+            raise ValueError(f"its mask is of size {short(region.get('size'))}, the image [{height}, {width}]")
         if isinstance(counts, str):
             packed = counts.encode("utf-8", errors="surrogatepass")
             lengths = runs(packed)
@@ -265,11 +299,26 @@ def _mask(region: Any, height: int, width: int) -> bytes:
     parts = [part for part in parts if len(part) >= 6]
     if not parts:
         raise ValueError("it has no mask; segmentation must be polygons of three points or more, or run lengths")
-    # Drawing takes time and memory with the length of the outline.
-    if not max(np.abs(part).max() for part in parts) <= 10 * max(height, width):
-        raise ValueError(f"a polygon lies far outside of the image of [{height}, {width}]")
+    check_outline(parts, height, width)
     drawn = coco_mask.frPyObjects(parts, height, width)
     return (drawn[0] if len(drawn) == 1 else coco_mask.merge(drawn))["counts"]
+
+
+def check_outline(parts: Sequence[Sequence[float]], height: int, width: int) -> None:
+    """Raise ValueError for polygons [x, y, x, y, ...] that pycocotools must not draw on an image of that size.
+
+    Drawing takes time and memory with the length of the outline, and crashes where there is too little, or where
+    coordinates or their numbers in the image pass 32 bits.
+    """
+    arrays = [np.asarray(part, np.float64) for part in parts]
+    reach = [float(np.abs(array).max(initial=0)) for array in arrays]
+    if not all(one <= 10 * max(height, width) for one in reach):  # a NaN is not, either
+        raise ValueError(f"a polygon lies far outside of the image of [{height}, {width}]")
+    if sum(len(array) * one for array, one in zip(arrays, reach, strict=True)) <= _OUTLINE:
+        return  # no side is longer than twice the reach
+    points = [array.reshape(-1, 2) for array in arrays]
+    if sum(np.abs(np.diff(one, axis=0, append=one[:1])).max(axis=1).sum() for one in points) > _OUTLINE:
+        raise ValueError(f"the outline of its polygons is longer than the {_OUTLINE} pixels of any object")
 
 
 def _numbers(values: Any) -> np.ndarray:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import logging
 import os
-import zlib
+import re
+import reprlib
+import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,6 @@ from typing import TypeVar
 
 import numpy as np
 from PIL import Image
-from scipy.io import loadmat, whosmat
 
 from datasets.base import DatasetError
 
@@ -26,6 +26,10 @@ Value = TypeVar("Value")
 _log = logging.getLogger(__name__)
 
 _FORBIDDEN = frozenset("/\\:\0")  # what could lead an id out of its folder, on any system
+# What a data set's images may be. Pillow knows many more, one of which (EPS) runs another program on the file.
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
+_LONGEST_ID = 200  # bytes: with an ending it is the name of a file
+_DIGEST = re.compile("[0-9a-f]{32}")
 _READERS = 8  # files hashed side by side: on a network disk the waiting costs more than the hashing
 
 
@@ -88,16 +92,31 @@ def _values(path: Path, image: Image.Image, modes: tuple[str, ...], wanted: str,
         )
     # Pillow skips the checksums when it reads pixels: a damaged file could give other labels.
     image.verify()  # ends the use of this object
-    with Image.open(path) as checked:
+    with open_image(path) as checked:
         return np.array(checked)
 
 
-def decode(path: Path, convert: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+def open_image(path: Path) -> Image.Image:
+    """An image of one of the `FORMATS`, not yet decoded. Others, bombs, and what is no file are exceptions."""
+    check_regular(path)
+    image = Image.open(path, formats=FORMATS)
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:  # Pillow itself only warns up to twice this
+        image.close()
+        raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels, the limit is {limit}")
+    return image
+
+
+def check_regular(path: Path) -> None:
+    """Raise `DatasetError` for what can be opened but has no end, or blocks for ever, even behind a link."""
+    if path.is_fifo() or path.is_char_device():
+        raise DatasetError(f"{path}: is a pipe or a device, not a file")
+
+
+def decode(path: Path, convert: Callable[[Image.Image], Value]) -> Value:
+    """What ``convert`` makes of the image file. Raises `DatasetError`, also where ``convert`` raises something."""
     try:
-        with Image.open(path) as image:
-            limit = Image.MAX_IMAGE_PIXELS
-            if limit is not None and image.width * image.height > limit:  # Pillow itself only warns up to twice this
-                raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels, the limit is {limit}")
+        with open_image(path) as image:
             return convert(image)
     except DatasetError:
         raise
@@ -110,106 +129,6 @@ def decode(path: Path, convert: Callable[[Image.Image], np.ndarray]) -> np.ndarr
             f"{path}: cannot be decoded ({type(error).__name__}: {error}); "
             "the file is broken or was not copied completely"
         ) from error
-
-
-def read_segmentation(path: Path, struct: str) -> np.ndarray:
-    """The matrix ``struct``.Segmentation of a MATLAB 5 file, as SBD has it: (H, W) uint8.
-
-    Raises `DatasetError` for a file that is missing, broken, cut off, or without such a matrix of 0..255.
-    """
-    what = f"SBD's MATLAB struct {struct} with the field Segmentation"
-    labels = _read_mat(path, what, lambda file: _load(file, struct)["Segmentation"][0, 0])
-    return _whole_numbers(labels, np.uint8, f"{path}: {struct}.Segmentation")
-
-
-def read_annotators(path: Path, field: str) -> np.ndarray:
-    """The matrices ``field`` of a ground truth of BSDS500, one for each annotator: (A, H, W) uint16.
-
-    The file holds a cell groundTruth with a struct for each annotator, whose fields are Segmentation (numbers of
-    segments, from 1 on) and Boundaries (0 and 1). Raises `DatasetError` for a file that is missing, broken, cut off,
-    or without such a cell of matrices of one size; also for values outside 0..65535.
-    """
-    what = f"BSDS500's MATLAB cell groundTruth with the field {field}"
-    found = _read_mat(path, what, lambda file: [one[field][0, 0] for one in _load(file, "groundTruth").ravel()])
-    _check_count(path, len(found))
-    maps = [_whole_numbers(one, np.uint16, f"{path}: {field} of annotator {k}") for k, one in enumerate(found, 1)]
-    sizes = sorted({size_text(one) for one in maps})
-    if len(sizes) > 1:
-        raise DatasetError(f"{path}: the annotators' {field} differ in size: {'; '.join(sizes)}")
-    return np.stack(maps)
-
-
-def count_annotators(path: Path) -> int:
-    """How many annotators a ground truth of BSDS500 has, without reading their matrices.
-
-    Raises `DatasetError` for a file that is missing, broken, cut off, or without a cell groundTruth.
-    """
-    shapes = _read_mat(path, "BSDS500's MATLAB cell groundTruth", _cell_shapes)
-    if "groundTruth" not in shapes:
-        raise DatasetError(f"{path}: there is no cell groundTruth in it; it is not a ground truth of BSDS500")
-    count = int(np.prod(shapes["groundTruth"]))
-    _check_count(path, count)
-    return count
-
-
-def _check_count(path: Path, annotators: int) -> None:
-    if annotators == 0:
-        raise DatasetError(f"{path}: groundTruth is empty; it must hold a struct for each annotator")
-
-
-def _cell_shapes(file: io.BytesIO) -> dict[str, tuple[int, ...]]:
-    return {name: shape for name, shape, kind in whosmat(file) if kind == "cell"}
-
-
-def _load(file: io.BytesIO, name: str) -> np.ndarray:
-    return loadmat(file, variable_names=[name])[name]
-
-
-def _read_mat(path: Path, what: str, convert: Callable[[io.BytesIO], Value]) -> Value:
-    """What ``convert`` makes of a MATLAB 5 file whose checksums are right."""
-    try:
-        return convert(io.BytesIO(check_sums(path.read_bytes())))
-    except FileNotFoundError:
-        raise DatasetError(f"{path}: no such file") from None
-    except Exception as error:  # the reader raises whatever the bytes lead it to
-        raise DatasetError(
-            f"{path}: cannot be read as {what} ({type(error).__name__}: {error}); "
-            "the file is broken or was not copied completely"
-        ) from error
-
-
-def _whole_numbers(found: object, kind: type[np.unsignedinteger], place: str) -> np.ndarray:
-    labels = np.asarray(found)
-    whole = labels.ndim == 2 and labels.dtype.kind in "buif"
-    if whole:
-        with np.errstate(invalid="ignore"):
-            values = labels.astype(kind)
-        whole = np.array_equal(values, labels)
-    if not whole:
-        raise DatasetError(f"{place} must be a matrix of whole numbers in 0..{np.iinfo(kind).max}")
-    return values
-
-
-def check_sums(content: bytes) -> bytes:
-    """A MATLAB 5 file with its compressed variables expanded; an exception if it is cut off or one is damaged.
-
-    scipy's reader does not look at the checksums, and damaged bytes can crash the whole process. Given the result, it
-    has nothing to expand a second time.
-    """
-    if content[126:128] not in (b"IM", b"MI"):
-        raise ValueError("no header of a MATLAB 5 file")
-    order = "little" if content[126:128] == b"IM" else "big"
-    parts = [content[:128]]
-    start = 128
-    while start < len(content):
-        kind, size = (int.from_bytes(content[at : at + 4], order) for at in (start, start + 4))
-        end = start + 8 + size
-        if end > len(content):
-            raise EOFError(f"{len(content)} of at least {end} bytes")
-        compressed = kind == 15  # miCOMPRESSED
-        parts.append(zlib.decompress(content[start + 8 : end]) if compressed else content[start:end])
-        start = end
-    return b"".join(parts)
 
 
 def size_text(array: np.ndarray) -> str:
@@ -232,8 +151,8 @@ def read_ids(path: Path) -> list[str]:
     for number, line in enumerate(lines, 1):
         if not is_image_id(line):
             raise DatasetError(
-                f"{path}, line {number}: {line!r} is not an image id; an id is a plain file name without folder or "
-                "suffix, one a line"
+                f"{path}, line {number}: {reprlib.repr(line)} is not an image id; an id is a plain file name without "
+                "folder or suffix, one a line"
             )
     ids = [line for line in lines if line]
     if not ids:
@@ -245,8 +164,20 @@ def read_ids(path: Path) -> list[str]:
 
 
 def is_image_id(text: str) -> bool:
-    """Whether ``text`` can be part of a file's name in a folder of ours: no path, no spaces, not hidden; "" can."""
-    return not (_FORBIDDEN & set(text) or text.startswith(".") or ".." in text or len(text.split()) > 1)
+    """Whether ``text`` can be part of a file's name in a folder of ours: no path, no spaces, not hidden; "" can.
+
+    Nor may it be longer than names of files are, or hold what a terminal would obey.
+    """
+    if _FORBIDDEN & set(text) or text.startswith(".") or ".." in text or len(text.split()) > 1:
+        return False
+    return text.isprintable() and len(text.encode()) <= _LONGEST_ID
+
+
+def check_names(folder: Path, names: Iterable[str]) -> None:
+    """Raise `DatasetError` for a file's name that cannot be written down: of no encoding, or with a line's end."""
+    for name in names:
+        if not name.isprintable():
+            raise DatasetError(f"{folder}: the name {name!r} cannot be printed; give the file another one")
 
 
 def first_five(names: Sequence[str]) -> str:
@@ -270,6 +201,8 @@ def file_digests(paths: Iterable[Path], cache: Path | None = None) -> list[str]:
             status = os.stat(name)
         except OSError as error:
             raise DatasetError(f"{name}: cannot be read ({error.strerror})") from error
+        if not stat.S_ISREG(status.st_mode):
+            raise DatasetError(f"{name}: is not a file")
         stamps[name] = (status.st_size, status.st_mtime_ns)
     missing = [name for name, stamp in stamps.items() if known.get(name, ())[:2] != stamp]
     with ThreadPoolExecutor(_READERS) as pool:
@@ -297,7 +230,7 @@ def _read_cache(cache: Path | None) -> dict[str, tuple[int, int, str]]:
         return {
             name: (size, modified, digest)
             for name, (size, modified, digest) in entries.items()
-            if isinstance(size, int) and isinstance(modified, int) and isinstance(digest, str)
+            if isinstance(size, int) and isinstance(modified, int) and _DIGEST.fullmatch(digest)
         }
     except FileNotFoundError:
         return {}
@@ -310,7 +243,8 @@ def _write_cache(cache: Path, entries: dict[str, tuple[int, int, str]]) -> None:
     temporary = cache.with_name(f"{cache.name}.{os.getpid()}.tmp")
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(entries), encoding="utf-8")
+        with open(temporary, "x", encoding="utf-8") as file:  # through no link that lies there
+            json.dump(entries, file)
         os.replace(temporary, cache)
     except OSError as error:
         _log.warning("%s: file digests not remembered (%s)", cache, error)

@@ -22,8 +22,8 @@ from datasets.files import (
     read_indices,
     read_regions,
     read_rgb,
-    read_segmentation,
 )
+from datasets.mat_files import read_segmentation
 
 CATEGORIES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",

@@ -7,6 +7,7 @@ in `encode` and `decode`.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 from typing import TypedDict
 
@@ -110,12 +111,15 @@ def check(masks: Sequence[RunLengths], size: tuple[int, int]) -> None:
     """
     if not masks:
         return
+    if size[0] * size[1] >= 2**31:
+        raise ValueError(f"masks of the size {list(size)} are too large: pycocotools counts in 32 bits")
     texts = []
     for index, mask in enumerate(masks):
         if not isinstance(mask, dict) or not {"size", "counts"} <= mask.keys():
             raise ValueError(f"mask {index} is not a run-length mask: it needs 'size' and 'counts'")
-        if list(mask["size"]) != list(size):
-            raise ValueError(f"mask {index} has the size {list(mask['size'])}, the image {list(size)} (height, width)")
+        given = mask["size"]
+        if not isinstance(given, (list, tuple)) or list(given) != list(size):
+            raise ValueError(f"mask {index} has the size {reprlib.repr(given)}, the image {list(size)} (height, width)")
         counts = mask["counts"]
         if isinstance(counts, str):
             counts = counts.encode("utf-8", errors="surrogatepass")
@@ -127,11 +131,13 @@ def check(masks: Sequence[RunLengths], size: tuple[int, int]) -> None:
         texts.append(counts)
     runs, first = _runs(texts)
     totals = np.add.reduceat(runs, first)
-    wrong = (totals != size[0] * size[1]) | (np.minimum.reduceat(runs, first) < 0)
+    # A sum may have gone round 64 bits; where no run is longer than the image, none has.
+    longest = np.maximum.reduceat(runs, first)
+    wrong = (totals != size[0] * size[1]) | (np.minimum.reduceat(runs, first) < 0) | (longest > size[0] * size[1])
     for index in np.flatnonzero(wrong)[:1]:
         raise ValueError(
             f"mask {index} is damaged: its size is {list(size)}, its runs cover {totals[index]} pixels"
-            f"{'' if totals[index] != size[0] * size[1] else ', but some are negative'}"
+            f"{'' if totals[index] != size[0] * size[1] else ', but some are negative or longer than that'}"
         )
 
 

@@ -17,7 +17,6 @@ Other files in these folders are not looked at.
 
 from __future__ import annotations
 
-import io
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from scipy.io import loadmat
 from datasets import files
 from datasets.base import DatasetError
 from datasets.files import first_five
+from datasets.mat_files import open_mat
 from evaluation.boundary import ImageBoundary, ImageTruth
 from harness.names import UsageError
 
@@ -144,9 +144,7 @@ def _read_variable(path: Path, name: str, what: str) -> np.ndarray:
     MATLAB writes them with -v7 (its default) and BSDS500's are.
     """
     try:
-        content = path.read_bytes()
-        files.check_sums(content)
-        return loadmat(io.BytesIO(content), variable_names=[name])[name]
+        return loadmat(open_mat(path.read_bytes()), variable_names=[name])[name]
     except KeyError:
         raise UsageError(f"{path} is not {what}: it has no variable {name}") from None
     except Exception as error:  # the reader raises whatever the bytes lead it to

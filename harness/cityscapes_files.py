@@ -21,12 +21,13 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as short
 from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 
-from datasets.files import first_five
+from datasets.files import first_five, open_image
 from evaluation import cityscapes_ap, masks
 from evaluation.cityscapes_ap import Distances, ImageDetections, ImageTruth
 from evaluation.masks import RunLengths
@@ -87,7 +88,8 @@ def open_pairs(truth: Path, predictions: Path, split: str | None = None, distanc
     root = Path(os.path.abspath(predictions))  # as the official code: links stay what they are
     if not root.is_dir():
         raise UsageError(f"{predictions} is not a folder of results")
-    files = sorted(Path(folder, name) for folder, _, names in os.walk(root) for name in names if name.endswith(".txt"))
+    named = (Path(folder, name) for folder, _, names in os.walk(root) for name in names if name.endswith(".txt"))
+    files = sorted(path for path in named if path.is_file())  # a pipe would block for ever
     if not files:
         raise UsageError(f"{predictions} holds no results file CITY_SEQUENCE_FRAME*.txt")
     lines, unknown = {}, set(files)
@@ -151,7 +153,7 @@ def _read_lines(path: Path, root: Path) -> list[Line]:
     for number, text in enumerate(texts, 1):
         place, words = f"{path}, line {number}", text.split(" ")
         if len(words) != 3 or not all(words):
-            raise UsageError(f"{place}: {text!r} is not `PATH LABEL_ID SCORE` with one space between")
+            raise UsageError(f"{place}: {short(text)} is not `PATH LABEL_ID SCORE` with one space between")
         mask = Path(os.path.abspath(path.parent / words[0]))
         if os.path.isabs(words[0]) or not mask.is_relative_to(root):
             raise UsageError(f"{place}: {words[0]} is absolute or leads out of {root}")
@@ -171,7 +173,7 @@ def _number(place: str, name: str, text: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise UsageError(f"{place}: the {name} {text!r} is not a finite number")
+        raise UsageError(f"{place}: the {name} {short(text)} is not a finite number")
     return value
 
 
@@ -207,9 +209,9 @@ def _read_mask(line: Line, size: tuple[int, int]) -> RunLengths:
 
 def _decode(path: Path, place: str, convert: Callable[[Image.Image], Value]) -> Value:
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             image.verify()  # Pillow skips the checksums when it reads pixels
-        with Image.open(path) as image:
+        with open_image(path) as image:
             return convert(image)
     except UsageError:
         raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -13,15 +12,13 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from evaluation import statistics
-from harness import effects, listing, shown, sweep
+from harness import effects, listing, paired, shown, sweep
 from harness.claimed import Claim, check_rows, load_claims
 from harness.drawn import Drawn
 from harness.job import Job, make_job
 from harness.job import changes as job_changes
-from harness.judged import Judged, load
 from harness.measured import finished, is_cost, measured
-from harness.names import UsageError, look_up
+from harness.names import look_up
 from harness.plan import Request
 from harness.record import Record
 from harness.store import write_text
@@ -34,7 +31,6 @@ NOTES = (
     "compared: the two rows that decide, with their values; where they were picked among several rows, the interval is "
     "wider for it",
 )
-ONE_SEED = "one seed: the interval is over images alone; another training may come out otherwise"
 
 
 class Unmeasurable(Exception):
@@ -91,6 +87,7 @@ def run(
         job.preset.description,
         f"not the papers' setting: {job.preset.not_comparable}" if job.preset.not_comparable else "",
         f"changed with --set: {', '.join(changes)}" if changes else "",
+        shown.other_seeds(job),
     ]
     title = f"The papers' claims on suite {suite.name}, preset {job.preset_name}"
     drawn = draw(title, claims, outcomes, [note for note in notes if note])
@@ -180,7 +177,10 @@ def measure(
         files = [[folders[key] / f"{kind}.npz" for key in keys] for keys in pair]
         # Beyond each end of the interval lie 20 samples, however sure it must be for many pairs.
         enough = math.ceil(40 * picked.pairs / (1.0 - settings.confidence))
-        samples = claim.scale * _paired_samples(files, metric, max(settings.resamples, enough))
+        try:
+            samples = claim.scale * paired.from_matches(files, metric, max(settings.resamples, enough))
+        except paired.Unpaired as error:
+            raise Unmeasurable(str(error)) from error
     effect = effects.estimate(claim.kind, both, samples, settings.confidence, picked.pairs)
     if math.isnan(effect.value):
         raise Unmeasurable(f"no ratio: {metric} of {rows[claim.kind == 'faster']} is 0")
@@ -228,32 +228,6 @@ def _check_machines(records: Sequence[Record]) -> None:
         raise Unmeasurable("its rows ran on different machines")
 
 
-def _paired_samples(files: Sequence[Sequence[Path]], metric: str, resamples: int) -> np.ndarray:
-    """``metric`` on resamples of the images, (2, seeds, B), from both rows' matches; NaN where there is one image."""
-    first, samples = _load(files[0][0]), []
-    for file in (file for line in files for file in line):
-        one = _load(file)
-        if list(one.image_ids) != list(first.image_ids) or one.variant != first.variant or not one.same_truth(first):
-            raise Unmeasurable("its rows were not judged on the same images by the same annotation")
-        samples.append(_bootstrap(file, resamples).samples[metric])
-    if len(first.matches) < 2:  # one image, drawn again and again, says nothing of others
-        samples = np.full_like(samples, np.nan)
-    return np.reshape(samples, (len(files), len(files[0]), resamples))
-
-
-@functools.lru_cache(maxsize=4)
-def _load(file: Path) -> Judged:
-    try:
-        return load(file)
-    except UsageError as error:
-        raise Unmeasurable(str(error)) from error
-
-
-@functools.lru_cache(maxsize=64)  # several claims share a cell
-def _bootstrap(file: Path, resamples: int) -> statistics.Bootstrap:
-    return _load(file).bootstrap(resamples)
-
-
 def draw(title: str, claims: Mapping[str, Claim], outcomes: Sequence[Outcome], notes: Sequence[str] = ()) -> Drawn:
     """One line for each outcome; below it every claim in words, with its tolerance, its note and why it has no number.
 
@@ -272,7 +246,7 @@ def draw(title: str, claims: Mapping[str, Claim], outcomes: Sequence[Outcome], n
         if one.reason:
             words[shown, "why"] = f"{shown}: {one.verdict}: {one.reason}"
     judged = any(one.seeds for one in outcomes)
-    luck = [ONE_SEED] if any(len(one.seeds) == 1 for one in outcomes) else []
+    luck = [paired.ONE_SEED] if any(len(one.seeds) == 1 for one in outcomes) else []
     footnotes = (*notes, *(NOTES if judged else ()), *luck, *words.values())
     return Drawn(title, HEAD, tuple(body), tuple(numbers), footnotes)
 

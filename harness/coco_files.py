@@ -9,19 +9,22 @@ import gzip
 import json
 import math
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from reprlib import repr as short
+from typing import Any, TextIO
 
 import numpy as np
 from pycocotools import mask as coco
 
+from datasets.coco_json import check_outline, is_size
 from evaluation import coco_ap, masks
 from evaluation.masks import RunLengths
 from harness.names import UsageError
 
 _KIND = {int: "a number", str: "text"}  # of ids
+_CHARACTERS, _LINE = 2**31, 2**28  # of a packed file of predictions, and of one image's line
 
 Regions = Sequence[RunLengths] | np.ndarray  # masks, or boxes (N, 4) float64 as x, y, width, height
 
@@ -128,20 +131,25 @@ def read_annotations(path: Path) -> Annotations:
     for place, image in enumerate(_list(path, content, "images")):
         image_id, height, width = (_field(path, "image", place, image, name) for name in ("id", "height", "width"))
         if type(image_id) not in (int, str) or image_id in sizes:
-            raise UsageError(f"{path}, image {place}: the id {image_id!r} occurs twice or is neither number nor text")
-        if not all(type(side) is int and side > 0 for side in (height, width)):
-            raise UsageError(f"{path}, image {place} (id {image_id!r}): height and width must be whole numbers above 0")
+            shown = short(image_id)
+            raise UsageError(f"{path}, image {place}: the id {shown} occurs twice or is neither number nor text")
+        if not is_size(height, width):
+            where = f"{path}, image {place} (id {short(image_id)})"
+            raise UsageError(f"{where}: height and width must be whole numbers above 0, and those of an image")
         sizes[image_id] = (height, width)
     if not sizes:
         raise UsageError(f"{path} holds no images")
     names: dict[int, str] = {}
+    taken: set[str] = set()
     for place, category in enumerate(_list(path, content, "categories")):
         number, name = (_field(path, "category", place, category, key) for key in ("id", "name"))
-        if type(number) is not int or number in names or str(name) in names.values():
-            raise UsageError(f"{path}, category {place}: id {number!r} or name {name!r} is no number or occurs twice")
+        if type(number) is not int or type(name) not in (int, str) or number in names or str(name) in taken:
+            what = f"id {short(number)} or name {short(name)}"
+            raise UsageError(f"{path}, category {place}: {what} is no number, no text, or occurs twice")
         if not str(name).isprintable():
-            raise UsageError(f"{path}, category {place}: the name {name!r} cannot be printed")
+            raise UsageError(f"{path}, category {place}: the name {short(name)} cannot be printed")
         names[number] = str(name)
+        taken.add(str(name))
     order = sorted(names)
     label_of = {number: label for label, number in enumerate(order, 1)}
     entries = _by_image(
@@ -181,7 +189,7 @@ def read_lines(path: Path, proposals: bool, image_ids: Collection[int | str]) ->
     results, seen = [], set()
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
-            for line in map(json.loads, file):
+            for line in map(json.loads, _lines(file)):
                 found = line.get("proposals", line["results"]) if proposals else line["results"]
                 results += [{**entry, "image_id": line["image_id"]} for entry in found]
                 seen.add(line["image_id"])
@@ -189,9 +197,19 @@ def read_lines(path: Path, proposals: bool, image_ids: Collection[int | str]) ->
         raise UsageError(f"{path} cannot be read as predictions: {type(error).__name__}: {error}") from error
     if lost := set(image_ids) - seen:
         raise UsageError(
-            f"{path} has no line for {len(lost)} of {len(image_ids)} images, such as {min(lost, key=str)!r}"
+            f"{path} has no line for {len(lost)} of {len(image_ids)} images, such as {short(min(lost, key=str))}"
         )
     return results
+
+
+def _lines(file: TextIO) -> Iterator[str]:
+    """The lines of a packed file. ValueError for one that would fill the memory: few bytes expand to any number."""
+    total = 0
+    while line := file.readline(_LINE):
+        total += len(line)
+        if len(line) == _LINE or total > _CHARACTERS:
+            raise ValueError(f"it expands to more than {_CHARACTERS} characters, or a line to {_LINE}")
+        yield line
 
 
 def _by_image(
@@ -205,13 +223,14 @@ def _by_image(
     for place, entry in enumerate(content):
         image_id, category = (_field(path, kind, place, entry, name) for name in ("image_id", "category_id"))
         if type(image_id) not in (int, str) or image_id not in known:
-            examples = ", ".join(repr(one) for one in list(known)[:3])
-            twin = next((one for one in known if str(one) == str(image_id)), None)
-            hint = "" if twin is None else f" ({_KIND.get(type(image_id), 'neither')} here, {_KIND[type(twin)]} there)"
-            raise UsageError(f"{path}, {kind} {place}: unknown image_id {image_id!r}{hint}; there are {examples}, ...")
+            examples = ", ".join(short(one) for one in list(known)[:3])
+            twin = next((one for one in known if type(image_id) in _KIND and str(one) == str(image_id)), None)
+            hint = "" if twin is None else f" ({_KIND[type(image_id)]} here, {_KIND[type(twin)]} there)"
+            unknown = f"{path}, {kind} {place}: unknown image_id {short(image_id)}"
+            raise UsageError(f"{unknown}{hint}; there are {examples}, ...")
         if type(category) is not int or category not in label_of:
-            names = ", ".join(map(str, list(label_of)[:12])) + (", ..." if len(label_of) > 12 else "")
-            raise UsageError(f"{path}, {kind} {place}: unknown category_id {category!r}; there are {names}")
+            names = ", ".join(map(short, list(label_of)[:12])) + (", ..." if len(label_of) > 12 else "")
+            raise UsageError(f"{path}, {kind} {place}: unknown category_id {short(category)}; there are {names}")
         found.setdefault(known[image_id], []).append((place, entry))
     return found
 
@@ -226,8 +245,8 @@ def _regions(path: Path, kind: str, entries: Sequence[tuple[int, Any]], size: tu
         box = _field(path, kind, place, entry, "bbox")
         numbers = box if isinstance(box, list) and all(map(_is_number, box)) else []
         if len(numbers) != 4 or min(numbers[2:]) < 0:
-            where = f"{path}, {kind} {place} (image {entry['image_id']!r})"
-            raise UsageError(f"{where}: bbox is {box!r}, not [x, y, width, height] in pixels")
+            where = f"{path}, {kind} {place} (image {short(entry['image_id'])})"
+            raise UsageError(f"{where}: bbox is {short(box)}, not [x, y, width, height] in pixels")
         found[row] = numbers
     return found
 
@@ -240,26 +259,28 @@ def _mask(path: Path, kind: str, place: int, entry: Mapping[str, Any], size: tup
     region = entry["segmentation"]
     try:
         if isinstance(region, dict) and isinstance(region.get("counts"), str):
-            return RunLengths(size=list(region["size"]), counts=region["counts"])
+            given = region["size"]
+            return RunLengths(size=list(size) if given == list(size) else given, counts=region["counts"])
         if isinstance(region, dict) and isinstance(region.get("counts"), list):
             if not all(type(run) is int and run >= 0 for run in region["counts"]):
                 raise ValueError("a run is not a whole number of 0 or more")
-            if sum(region["counts"]) != size[0] * size[1]:
-                raise ValueError(f"its runs cover {sum(region['counts'])} pixels, the image has {size[0] * size[1]}")
-            if list(region["size"]) != list(size):
-                raise ValueError(f"its size is {region['size']}, the image's {list(size)} (height, width)")
+            if (total := sum(region["counts"])) != size[0] * size[1]:
+                raise ValueError(f"its runs cover {short(total)} pixels, the image has {size[0] * size[1]}")
+            if region["size"] != list(size):
+                raise ValueError(f"its size is {short(region['size'])}, the image's {list(size)} (height, width)")
             packed = coco.frPyObjects(region, *size)
         elif isinstance(region, list) and region:
             if any(not isinstance(part, list) or len(part) < 6 or len(part) % 2 for part in region):
                 raise ValueError("a polygon needs three points or more, x and y of each: [[x, y, x, y, x, y], ...]")
-            # Drawing takes time and memory with the length of the outline.
-            if not all(_is_number(value) and abs(value) <= 10 * max(size) for part in region for value in part):
-                raise ValueError(f"a coordinate is no number, or far outside of the image of {list(size)}")
+            if not all(_is_number(value) for part in region for value in part):
+                raise ValueError("a coordinate is no number")
+            check_outline(region, *size)
             packed = coco.merge(coco.frPyObjects(region, *size))
         else:
             raise ValueError("it must be run lengths {size, counts} or a list of polygons, and not empty")
     except (ValueError, TypeError, KeyError, OverflowError) as error:
-        raise UsageError(f"{path}, {kind} {place} (image {entry['image_id']!r}): segmentation: {error}") from error
+        where = f"{path}, {kind} {place} (image {short(entry['image_id'])})"
+        raise UsageError(f"{where}: segmentation: {error}") from error
     return RunLengths(size=list(size), counts=packed["counts"].decode("ascii"))
 
 
@@ -274,7 +295,7 @@ def _check(
                 masks.check([region], size)
             except ValueError as error:
                 text = str(error).replace("mask 0", "its mask")
-                raise UsageError(f"{path}, {kind} {place} (image {entry['image_id']!r}): {text}") from None
+                raise UsageError(f"{path}, {kind} {place} (image {short(entry['image_id'])}): {text}") from None
         raise
 
 
@@ -286,23 +307,22 @@ def _number(path: Path, kind: str, place: int, entry: Mapping[str, Any], name: s
     value = _field(path, kind, place, entry, name)
     if not _is_number(value) or value < least:
         bound = "" if least == -math.inf else f" of {least} or more"
-        shown = repr(value)[:40]
-        raise UsageError(
-            f"{path}, {kind} {place} (image {entry['image_id']!r}): {name} is {shown}, not a number{bound}"
-        )
+        where = f"{path}, {kind} {place} (image {short(entry['image_id'])})"
+        raise UsageError(f"{where}: {name} is {short(value)}, not a number{bound}")
     return float(value)
 
 
 def _crowd(path: Path, place: int, entry: Mapping[str, Any]) -> bool:
     value = entry.get("iscrowd", 0)
     if value not in (0, 1):
-        raise UsageError(f"{path}, annotation {place} (image {entry['image_id']!r}): iscrowd is {value!r}, not 0 or 1")
+        where = f"{path}, annotation {place} (image {short(entry['image_id'])})"
+        raise UsageError(f"{where}: iscrowd is {short(value)}, not 0 or 1")
     return bool(value)
 
 
 def _field(path: Path, kind: str, place: int, entry: Any, name: str) -> Any:
     if not isinstance(entry, dict):
-        raise UsageError(f"{path}, {kind} {place} is not an object with fields, but {str(entry)[:40]!r}")
+        raise UsageError(f"{path}, {kind} {place} is not an object with fields, but {short(entry)!r}")
     if name not in entry:
         raise UsageError(f"{path}, {kind} {place} has no {name!r}")
     return entry[name]

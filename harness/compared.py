@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from harness.measured import UNMEASURED, Measured, is_cost
 from harness.reported import ReportedValue
+from harness.standings import NOT_COMPARED, Standing
 from harness.suite import Column
 
 _NAMED = 3  # so many columns that are not reproduced are named
@@ -20,12 +21,16 @@ CRITERION = (
 
 @dataclass(frozen=True)
 class Entry:
-    """One column of one row. ``value`` is in the printed unit; NaN: not measured. ``comparable``: with the paper's."""
+    """One column of one row. ``value`` is in the printed unit; NaN: not measured. ``comparable``: with the paper's.
+
+    ``standing`` is how the row stands to the best measured one, in the record's unit.
+    """
 
     column: Column
     paper: ReportedValue
     value: Measured = UNMEASURED
     comparable: bool = False
+    standing: Standing = NOT_COMPARED
 
     @property
     def judgeable(self) -> bool:
@@ -65,13 +70,14 @@ class Entry:
         return "" if math.isnan(self.delta) else f" ({self.delta:+z.{self.column.digits}f})"
 
     def text(self) -> str:
-        """``value ± half (+delta)``, as far as there is one; a lopsided interval as ``value [low, high]``."""
+        """``value ± half (+delta) sign``, as far as there is one; a lopsided interval as ``value [low, high]``."""
         if math.isnan(self.value.value):
             return "-"
         interval = "" if math.isnan(self.value.half) else f" ± {self._printed(self.value.half)}"
         if interval and self.value.lopsided:
             interval = f" [{self._printed(self.value.low)}, {self._printed(self.value.high)}]"
-        return f"{self._printed(self.value.value)}{interval}{self.delta_text()}"
+        sign = f" {self.standing.sign}" if self.standing.sign else ""
+        return f"{self._printed(self.value.value)}{interval}{self.delta_text()}{sign}"
 
     def _printed(self, number: float) -> str:
         return f"{number:z.{self.column.digits}f}"

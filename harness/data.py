@@ -18,6 +18,7 @@ from datasets.files import first_five
 from harness.download import DownloadError, fetch, needed, unpack, wrong
 from harness.names import UsageError, look_up, unknown
 from harness.plan import Request
+from harness.printed import printable
 from harness.progress import bar
 from harness.settings import DATA_OPTIONS, check
 from harness.store import Store, write_text
@@ -346,4 +347,4 @@ def _size(number: int) -> str:
 
 
 def _say(console: Console, text: str, style: str | None = None) -> None:
-    console.print(text, markup=False, soft_wrap=True, style=style)
+    console.print(printable(text, lines=True), markup=False, emoji=False, soft_wrap=True, style=style)

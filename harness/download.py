@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import logging
+import lzma
 import os
 import re
 import shutil
@@ -37,6 +38,10 @@ WAIT = 1.0  # seconds after the first of them; twice as long after every further
 TIMEOUT = 30.0  # seconds without a byte
 _CHUNK = 1 << 18
 _MEGABYTE = 10**6
+_GROWTH = 4  # times the usual growth may an archive unpack to
+_SMALL = 10**8  # bytes that any archive may unpack to
+# What readers of damaged archives raise; ValueError is for names that no file can have.
+_BROKEN = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, RuntimeError, ValueError)
 
 
 class DownloadError(Exception):
@@ -106,8 +111,8 @@ def _total(response: http.client.HTTPResponse, start: int) -> int | None:
     """Bytes of the whole file as the server says; None where it does not."""
     if not start:
         length = response.headers.get("Content-Length", "")
-        return int(length) if length.isdigit() else None
-    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+        return int(length) if re.fullmatch(r"[0-9]{1,18}", length) else None
+    found = re.fullmatch(r"bytes ([0-9]{1,18})-[0-9]+/([0-9]{1,18}|\*)", response.headers.get("Content-Range", ""))
     if not found or int(found[1]) != start:
         raise http.client.HTTPException("the server answers with another part of the file than was asked for")
     return None if found[2] == "*" else int(found[2])
@@ -205,14 +210,15 @@ def unpack(path: Path, archive: Archive, root: Path, console: Console) -> None:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
         with bar(console, f"unpacking {path.name}, MB", -(-path.stat().st_size // _MEGABYTE)) as advance:
-            for done in (_unzip if zipfile.is_zipfile(path) else _untar)(path, draft):
+            limit = max(_SMALL, int(_GROWTH * archive.growth * path.stat().st_size))
+            for done in (_unzip if zipfile.is_zipfile(path) else _untar)(path, draft, limit):
                 advance(done // _MEGABYTE)
         result = survey(archive, draft)
         if not result.whole:
             raise DownloadError(f"{path} does not hold the official data: {', '.join(result.gaps())}")
         target.parent.mkdir(parents=True, exist_ok=True)
         os.replace(draft / archive.makes, target)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, RuntimeError, DatasetError) as error:
+    except (*_BROKEN, DatasetError) as error:
         raise DownloadError(f"{path} cannot be unpacked ({error}); delete it and run the command again") from error
     except OSError as error:
         raise DownloadError(f"{path} cannot be unpacked: {error}; it is kept, run the command again") from error
@@ -220,24 +226,33 @@ def unpack(path: Path, archive: Archive, root: Path, console: Console) -> None:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _untar(path: Path, draft: Path) -> Iterator[int]:
+def _untar(path: Path, draft: Path, limit: int) -> Iterator[int]:
     with open(path, "rb") as raw, tarfile.open(fileobj=raw) as tar:
         for member in tar:
             _check_name(path, member.name)
+            limit = _left(path, limit, member.size)
             if member.isfile() or member.isdir():
                 # Older Pythons 3.11 lack the filter; what it would refuse is left out above.
                 tar.extract(member, draft, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
             yield raw.tell()
 
 
-def _unzip(path: Path, draft: Path) -> Iterator[int]:
+def _unzip(path: Path, draft: Path, limit: int) -> Iterator[int]:
     done = 0
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             _check_name(path, member.filename)
+            limit = _left(path, limit, member.file_size)
             archive.extract(member, draft)
             done += member.compress_size
             yield done
+
+
+def _left(path: Path, limit: int, size: int) -> int:
+    """What is left of ``limit`` after a file of ``size`` bytes; neither tar nor zip ever unpacks more than it says."""
+    if size > limit:
+        raise DownloadError(f"{path} is refused: it unpacks to far more than the known data; delete the archive")
+    return limit - size
 
 
 def _check_name(path: Path, name: str) -> None:

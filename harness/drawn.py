@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from tabulate import tabulate
 
+from harness.printed import printable
+
 _UNRUN = 3  # rows without a cell that the terminal still lists
 _MANY = 9  # columns of a LaTeX table from which on it is shrunk to the page
 
@@ -38,19 +40,22 @@ class Drawn:
 
     def terminal(self) -> str:
         """Many rows that were not run are counted, not listed: the files have them."""
-        body, footnotes = list(self.body), list(self.footnotes)
+        head, *body = [list(map(printable, row)) for row in (self.head, *self.body)]
+        footnotes = list(map(printable, self.footnotes))
         unrun = [row for row in body if "not run" in row]
         if len(unrun) > _UNRUN:
             body = [row for row in body if row not in unrun]
             footnotes.append(f"{len(unrun)} rows were not run; the files list them")
         notes = "".join(f"\n  {note}" for note in footnotes)
-        return f"{self.title}\n{tabulate(body, self.head, tablefmt='rounded_outline', disable_numparse=True)}{notes}"
+        table = tabulate(body, head, tablefmt="rounded_outline", disable_numparse=True)
+        return f"{printable(self.title)}\n{table}{notes}"
 
     def markdown(self) -> str:
-        # A bar in a name would end the cell.
-        head, *body = [[cell.replace("|", "\\|") for cell in row] for row in (self.head, *self.body)]
-        notes = "".join(f"\n- {note}" for note in self.footnotes)
-        return f"## {self.title}\n\n{tabulate(body, head, tablefmt='pipe', disable_numparse=True)}\n{notes}\n"
+        head, *body = [[_markdown_cell(cell) for cell in row] for row in (self.head, *self.body)]
+        notes = "".join(f"\n- {_markdown(note)}" for note in self.footnotes)
+        return (
+            f"## {_markdown(self.title)}\n\n{tabulate(body, head, tablefmt='pipe', disable_numparse=True)}\n{notes}\n"
+        )
 
     def csv(self) -> str:
         """One line for each number of the table; a number that does not exist is empty."""
@@ -88,8 +93,29 @@ class Drawn:
 
 def _bare(value: str | float) -> str:
     if isinstance(value, str):
-        return value
+        return _csv_text(printable(value))
     return "" if math.isnan(value) else f"{value:.10g}"
+
+
+def _csv_text(text: str) -> str:
+    """Spreadsheets compute what begins like a formula: unless it is a number, an apostrophe goes before it."""
+    if len(text) < 2 or text[0] not in "=+-@":
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text
+
+
+def _markdown(text: str) -> str:
+    """Text without HTML and without links or pictures from elsewhere."""
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", printable(text)).replace("](", "]\\(")
+
+
+def _markdown_cell(text: str) -> str:
+    """A bar would end the cell, and a backslash before it take the escape for itself."""
+    return re.sub(r"(\\*)\|", r"\1\1\\|", _markdown(text))
 
 
 def _latex_row(cells: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ from datasets.base import IGNORE, Dataset, DatasetError, Sample
 from datasets.files import read_indices
 from evaluation import boundary, cityscapes_ap, coco_ap, masks, proposals
 from evaluation.voc_apr import ImageDetections, ImageTruth
+from harness import samples
 from harness.judged import Judged, save
 from harness.judges import BoundaryJudge, CityscapesJudge, CocoJudge, ProposalsJudge, SemanticJudge, VocJudge
 from harness.names import UsageError
@@ -36,7 +37,8 @@ class Feed(Protocol):
 def evaluate(
     data: Dataset, predictions: Path, settings: EvaluateSettings, folder: Path, progress: Progress
 ) -> Evaluation:
-    """Judge the predict step's folder under the protocols of ``settings``; per-image matches go to ``folder``.
+    """Judge the predict step's folder under the protocols of ``settings``; per-image matches and samples go to
+    ``folder``.
 
     A method without a class map is not judged by its semantic IoU. Raises `UsageError` for a protocol that the data
     set has no annotation for.
@@ -55,9 +57,13 @@ def evaluate(
     if images != len(data):
         raise ValueError(f"{FILE} holds {images} images, the split {len(data)}")
     judged = [one for feed in feeds for one in feed.finish()]
+    resampled = [one.resampled(settings.resamples) for one in judged]
     for one in judged:
         save(folder / f"{one.kind}.npz", one)
-    verdicts = {one.kind: one.verdict(settings.resamples, settings.confidence) for one in judged}
+    samples.save(folder, judged, resampled)
+    verdicts = {
+        one.kind: one.verdict_of(found, settings.confidence) for one, found in zip(judged, resampled, strict=True)
+    }
     return Evaluation(images=images, confidence=settings.confidence, verdicts=verdicts)
 
 

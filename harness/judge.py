@@ -18,6 +18,7 @@ from tabulate import tabulate
 from evaluation import statistics
 from harness.judged import KINDS, Judged, load, save
 from harness.names import UsageError, look_up
+from harness.printed import printable
 from harness.protocols import OPTIONS, PROTOCOLS, Task
 from harness.provenance import environment
 from harness.record import Verdict
@@ -77,7 +78,7 @@ def _check_output(output: Path, protocol: str, about: Mapping[str, object]) -> N
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
         same = {name: before.get(name) for name in about} == dict(about)
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         same = False
     if not same:
         raise UsageError(f"{path} is there, and of another task: give another folder with --output, or delete it")
@@ -155,4 +156,4 @@ def _check_confidence(confidence: float) -> None:
 
 
 def _print(console: Console, text: str) -> None:
-    console.print(text, markup=False, soft_wrap=True)
+    console.print(printable(text, lines=True), markup=False, emoji=False, soft_wrap=True)

@@ -26,6 +26,8 @@ from harness.names import UsageError
 from harness.record import Metric, Verdict
 from harness.store import write_file
 
+_LARGEST = 2 << 30  # bytes of a file of matches once expanded; those of COCO's proposals take 0.3 GB
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -181,20 +183,27 @@ class Judged:
     def bootstrap(self, resamples: int) -> statistics.Bootstrap:
         return statistics.bootstrap(self.measure, len(self.matches), entries=self.entries(), resamples=resamples)
 
+    def resampled(self, resamples: int) -> statistics.Bootstrap | None:
+        """None without resamples, and for one image: drawn again and again, it says nothing of others."""
+        return self.bootstrap(resamples) if resamples and len(self.matches) > 1 else None
+
     def verdict(self, resamples: int, confidence: float) -> Verdict:
         """For the record: every number, with its interval over images where ``resamples`` is not 0."""
+        return self.verdict_of(self.resampled(resamples), confidence)
+
+    def verdict_of(self, found: statistics.Bootstrap | None, confidence: float) -> Verdict:
+        """`verdict` from what `resampled` gave."""
         return Verdict(
             version=KINDS[self.kind].version,
             variant=self.variant,
             instances=self.instances,
-            metrics=self._metrics(resamples, confidence),
+            metrics=self._metrics(found, confidence),
             variants=dict(self.variants),
         )
 
-    def _metrics(self, resamples: int, confidence: float) -> dict[str, Metric]:
-        if not resamples or len(self.matches) < 2:  # one image, drawn again and again, says nothing of others
+    def _metrics(self, found: statistics.Bootstrap | None, confidence: float) -> dict[str, Metric]:
+        if found is None:
             return {name: Metric(value=v) for name, v in statistics.whole(self.measure, len(self.matches)).items()}
-        found = self.bootstrap(resamples)
         metrics = {}
         for name, value in found.values.items():
             low, high = found.interval(name, confidence)
@@ -221,6 +230,8 @@ def load(path: Path) -> Judged:
         raise UsageError(f"{path}: no such file; `evaluate` and a cell's evaluate step write matches as KIND.npz")
     try:
         with np.load(path, allow_pickle=False) as file:
+            if sum(member.file_size for member in file.zip.infolist()) > _LARGEST:
+                raise ValueError("it expands to more than any matches")
             about = json.loads(str(file["about"]))
             kind, version = KINDS[about["kind"]], about["version"]
             given = [about[name] for name in ("kind", "variant", "options", "image_ids")]
@@ -229,11 +240,15 @@ def load(path: Path) -> Judged:
                 bounds = np.cumsum(file[f"{name}.lengths"])[:-1]
                 columns.append(np.split(file[name], bounds, axis=-1))
         matches = [kind.matches(*parts) for parts in zip(*columns, strict=True)]
+        if [*map(type, (*given, version, about["instances"]))] != [str, str, dict, list, str, int]:
+            raise TypeError("it says something else of itself than `save` writes")
+        if len(given[-1]) != len(matches):
+            raise ValueError("it has not one match for each image")
         judged = Judged(*given, matches, about["instances"])
         if version == kind.version:
             statistics.whole(judged.measure, len(matches))  # what cannot be measured was not written by `save`
     except Exception as error:  # readers raise whatever the bytes lead them to
         raise UsageError(f"{path} holds no matches of this program ({type(error).__name__})") from error
     if version != kind.version:
-        raise UsageError(f"{path} was made by version {version} of its metric, this is {kind.version}")
+        raise UsageError(f"{path} was made by version {version[:40]} of its metric, this is {kind.version}")
     return judged

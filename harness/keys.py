@@ -30,7 +30,7 @@ _STEP_CODE = {
     "train": ("harness/train.py", "harness/batches.py", "datasets/transforms.py", "evaluation/masks.py"),
     "predict": ("harness/predict.py", "harness/batches.py", "datasets/transforms.py", "evaluation/masks.py"),
     "evaluate": (
-        *(f"harness/{name}.py" for name in ("evaluate", "judges", "judged")),
+        *(f"harness/{name}.py" for name in ("evaluate", "judges", "judged", "samples")),
         *(f"evaluation/{path.name}" for path in (ROOT / "evaluation").glob("*.py")),
     ),
 }

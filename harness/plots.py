@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.measured import Measured, finished, lines, measured, of_cell
+from harness.printed import printable
 from harness.record import Record
 from harness.suite import Axis, Plot, Preset, Row
 
@@ -25,6 +26,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _MARKERS = "os^DvP*X"
 _CROWDED = 14  # more points than that carry numbers, and their names stand beside the plot
 _LED = 0.15  # inches from a point from which on a line leads to its label
+_LARGEST = 1e100  # what is measured is smaller; matplotlib fails on the largest floats
 _NEAR_DECADE = 5.0  # a logarithmic axis that spans less is numbered like a linear one
 
 # Left, bottom, right, top in pixels.
@@ -72,7 +74,7 @@ def _points(plot: Plot, rows: Mapping[str, Row], preset: Preset, records: Sequen
 
 
 def _fits(value: Measured, axis: Axis) -> bool:
-    return math.isfinite(value.value) and not (axis.log and value.value <= 0)
+    return abs(value.value) < _LARGEST and not (axis.log and value.value <= 0)  # a NaN is neither
 
 
 def _png(plot: Plot, notes: Sequence[str], points: Sequence[Point]) -> bytes:
@@ -120,7 +122,8 @@ def _frame(axes: Axes, plot: Plot, notes: Sequence[str]) -> None:
 
 def _text(text: str) -> str:
     """Plain text for matplotlib, which sets what stands between dollars as a formula; AP^r with its index."""
-    return re.sub(r"\^(\w)", r"$^{\1}$", text.replace("$", r"\$"))
+    # Beyond ASCII letters and digits, what stands between dollars may be no formula.
+    return re.sub(r"\^([A-Za-z0-9])", r"$^{\1}$", printable(text, lines=True).replace("$", r"\$"))
 
 
 def _by_name(names: Sequence[str], looks: Sequence[str]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from harness.names import UsageError, look_up
 from harness.suite import ROOT, Column, Reported, Suite
 
 REPORTED = ROOT / "results" / "reported"
+_NEEDED = ("paper", "table", "dataset", "split", "value", "unit", "source", "confidence")
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,16 @@ def _selections(suite: Suite) -> Iterator[tuple[str, Reported, Column]]:
 def _read(file: str) -> tuple[tuple[str, ...], tuple[dict[str, str], ...]]:
     """The header and the lines of one CSV."""
     look_up("file in results/reported", file, {path.stem: path for path in REPORTED.glob("*.csv")})
-    with (REPORTED / f"{file}.csv").open(encoding="utf-8", newline="") as handle:
-        reader = csv.DictReader(handle)
-        return tuple(reader.fieldnames or ()), tuple(reader)
+    path = REPORTED / f"{file}.csv"
+    try:
+        with path.open(encoding="utf-8", newline="") as handle:
+            reader = csv.DictReader(handle, restval="")
+            header, lines = tuple(reader.fieldnames or ()), tuple(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from error
+    if lost := [name for name in _NEEDED if name not in header]:
+        raise UsageError(f"{path} lacks the columns {', '.join(lost)}")
+    return header, lines
 
 
 def _value(line: Mapping[str, str], file: str, column: Column) -> ReportedValue:

@@ -6,6 +6,7 @@ An unknown key is an error that names the nearest known one.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 from collections.abc import Mapping
@@ -254,7 +255,7 @@ def build_config(config_class: type, values: Mapping[str, Any], where: str) -> A
         if key not in declared:
             raise unknown(f"setting of {where}", key, declared)
     try:
-        config = TypeAdapter(config_class).validate_python(dict(values))
+        config = _adapter(config_class).validate_python(dict(values))
     except ValidationError as error:
         raise UsageError(f"{where}: {_first(error)}") from error
     for name, field in declared.items():
@@ -266,6 +267,12 @@ def build_config(config_class: type, values: Mapping[str, Any], where: str) -> A
             listing = ", ".join(map(str, choices))
             raise UsageError(f"{where}.{name}: {value!r} is not one of {listing}")
     return config
+
+
+@functools.cache
+def _adapter(config_class: type) -> TypeAdapter:
+    """Making one takes ten milliseconds, and planning asks for every row."""
+    return TypeAdapter(config_class)
 
 
 def _first(error: ValidationError) -> str:

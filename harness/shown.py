@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from harness import plots, tables
+from harness import plots, samples, tables
 from harness.job import Job, changes
 from harness.record import Record, read_record
 from harness.store import digest, write_file, write_text
@@ -20,11 +21,20 @@ HARMLESS = {"train.workers", "data.regions"}
 
 
 def tables_folder(job: Job) -> Path:
-    """Where the job's tables lie. Those of changed settings, or of other data, must not take each other's place."""
+    """Where the job's tables lie. Those of changed settings, other data or other seeds must not take each other's
+    place."""
     cells = [*job.cells, *job.others]
     data = sorted({cell.val_fingerprint for cell in cells if not NEEDS_NO_FILES & {cell.settings.dataset}})
-    parts = [*changes(job), *data]
+    parts = [*changes(job), *data, *filter(None, [other_seeds(job)])]
     return job.store.tables(job.suite.name, job.preset_name + (f"-{digest(parts)[:8]}" if parts else ""))
+
+
+def other_seeds(job: Job) -> str:
+    """What to say of seeds that are not the preset's; empty where they are."""
+    seeds = {cell.settings.seed for cell in job.cells}
+    if not seeds or seeds == set(job.preset.seeds):
+        return ""
+    return f"seeds {', '.join(map(str, sorted(seeds)))}: not the preset's"
 
 
 def _weights_alone(job: Job) -> set[str]:
@@ -53,16 +63,21 @@ def show_tables(job: Job, records: Sequence[Record], console: Console) -> None:
     folder, changed = tables_folder(job), changes(job)
     notes = [f"changed with --set: {', '.join(changed)}"] if changed else []
     notes += [f"data: {job.data_root}"] if job.data_root else []
+    notes += filter(None, [other_seeds(job)])
     reason = "settings changed with --set" if set(job.overrides) - HARMLESS - _weights_alone(job) else ""
     rows = {**job.suite.rows, **{cell.settings.row: cell.row for cell in job.cells}}
     rows = {name: _in_preset(row, job.preset.rows.get(name)) for name, row in rows.items()}
     kept = [record for record in (read_record(cell.record) for cell in job.others) if record is not None]
     known = [*records, *kept]
+    folders = {cell.settings.cell: cell.folders["evaluate"] for cell in [*job.cells, *job.others]}
+    read = functools.cache(lambda cell: samples.load(folders[cell]))
     empty, seeds = [], {cell.settings.seed for cell in job.cells}
     own = [row for row in rows if row not in job.suite.rows]  # a method of the person's own belongs into every table
     for name, table in job.suite.tables.items():
         table = table.model_copy(update={"rows": (*table.rows, *own)}) if table.rows else table
-        drawn = tables.draw(table, rows, job.preset, known, notes, reason, len(seeds))
+        drawn = tables.draw(
+            table, rows, job.preset, known, notes, reason, len(seeds), lambda record: read(record.settings.cell)
+        )
         for suffix, text in (
             ("md", drawn.markdown()),
             ("csv", drawn.csv()),

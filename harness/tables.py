@@ -11,8 +11,11 @@ from harness.compared import CRITERION, Entry, judge
 from harness.drawn import Drawn
 from harness.judged import KINDS
 from harness.measured import finished, is_cost, lines, measured, of_cell
+from harness.paired import Read
 from harness.record import Environment, Evaluation, Record
 from harness.reported import MISSING, reported_value
+from harness.standings import NOT_COMPARED, Standings, hold
+from harness.standings import notes as notes_on_standings
 from harness.suite import Preset, Reported, Row, Table
 
 _REASON = 60  # characters of a failure's reason in a table; the record has the whole
@@ -48,10 +51,12 @@ def draw(
     extra: Sequence[str] = (),
     reason: str = "",
     seeds: int = 1,
+    samples: Read | None = None,
 ) -> Drawn:
     """The table from the records at hand; ``extra`` are footnotes of this run.
 
     ``reason`` says why nothing of this run can be held against a paper (empty: it can); ``seeds`` are asked for.
+    ``samples`` gives those of a record, to hold rows against the best one (`harness.standings`); None: no row is.
 
     First the rows that only papers have. Then the table's rows, each on each of its data sets, below a line with what
     the paper reports for it, where it does. A row whose cells all failed says why, one without a record "not run".
@@ -60,7 +65,8 @@ def draw(
     shown = list(lines(rows, table.rows, preset, table.data))
     used = [one for name, _, data in shown for data_name in data for one in of_cell(records, name, data_name)]
     asked = max(seeds, len({one.settings.seed for one in used}))
-    found = list(_lines(table, shown, preset, used, reason))
+    compared = hold(_by_data(shown, used), table.columns, samples) if samples else {}
+    found = list(_lines(table, shown, preset, used, reason, compared))
     verdicts = table.compare == "verdict"
     body = []
     for line in found:
@@ -70,6 +76,7 @@ def draw(
         body.append((line.title, *cells, *[line.seeds_text(asked)] * (asked > 1), *[line.verdict] * verdicts))
     head = ("method", *(column.title for column in table.columns), *["seeds"] * (asked > 1), *["verdict"] * verdicts)
     notes = [preset.description, *extra, *table.footnotes, *_notes(table, finished(used)), *_legend(found, body)]
+    notes += notes_on_standings(compared, {name: row.title for name, row, _ in shown})
     return Drawn(table.title, head, tuple(body), tuple(n for line in found for n in _numbers(line)), tuple(notes))
 
 
@@ -79,6 +86,7 @@ def _lines(
     preset: Preset,
     records: Sequence[Record],
     changed: str,
+    compared: Mapping[tuple[str, str], Standings],
 ) -> Iterator[_Line]:
     several = len({name for _, _, data in shown for name in data}) > 1
     for only in table.reported_rows:
@@ -93,9 +101,27 @@ def _lines(
             chosen = of_cell(records, name, data_name)
             reason = _not_comparable(row, reported, preset, data_name, finished(chosen))
             reason = "; ".join(dict.fromkeys(filter(None, (changed, reason))))
-            line = _measured_line(title, data_name, chosen, _entries(reported, table), reason, row.not_comparable)
+            entries = [
+                dataclasses.replace(one, standing=compared[one.column.metric, data_name].rows.get(name, NOT_COMPARED))
+                if (one.column.metric, data_name) in compared
+                else one
+                for one in _entries(reported, table)
+            ]
+            line = _measured_line(title, data_name, chosen, entries, reason, row.not_comparable)
             without = table.compare == "none" and line.status == "ok"
             yield dataclasses.replace(line, verdict="") if without else line
+
+
+def _by_data(
+    shown: Sequence[tuple[str, Row, list[str]]], records: Sequence[Record]
+) -> dict[str, dict[str, list[Record]]]:
+    """The finished records of each data set, by row; rows without one are left out."""
+    found: dict[str, dict[str, list[Record]]] = {}
+    for name, _, data in shown:
+        for data_name in data:
+            if done := finished(of_cell(records, name, data_name)):
+                found.setdefault(data_name, {})[name] = done
+    return found
 
 
 def _entries(reported: Reported | None, table: Table) -> list[Entry]:
@@ -135,16 +161,18 @@ def same_images(record: Record) -> bool:
 
 
 def _measured_line(
-    title: str, data: str, records: Sequence[Record], papers: Sequence[Entry], reason: str, own_reason: str
+    title: str, data: str, records: Sequence[Record], unmeasured: Sequence[Entry], reason: str, own_reason: str
 ) -> _Line:
     done = finished(records)
     if not done:
         failed = next((one for one in records if one.status != "ok"), None)
         status, text = (failed.status, _short(failed)) if failed else ("not run", "not run")
-        return _Line(title, data, status, 0, tuple(papers), text)
+        return _Line(title, data, status, 0, tuple(unmeasured), text)
     entries = tuple(
-        Entry(one.column, one.paper, measured(done, one.column.metric).scaled(one.column.scale), not reason)
-        for one in papers
+        dataclasses.replace(
+            one, value=measured(done, one.column.metric).scaled(one.column.scale), comparable=not reason
+        )
+        for one in unmeasured
     )
     title = f"{title} [{' or '.join(makers(done))}]" if makers(done) else title
     return _Line(title, data, "ok", len(done), entries, judge(entries, reason, own_reason))
@@ -185,6 +213,11 @@ def _numbers(line: _Line) -> Iterator[dict[str, str | float]]:
             "low": one.value.low,
             "high": one.value.high,
             "half_width": one.value.half,
+            "std": one.value.deviation,
+            "difference_to_best": one.column.scale * one.standing.difference.value,
+            "difference_low": one.column.scale * one.standing.difference.low,
+            "difference_high": one.column.scale * one.standing.difference.high,
+            "significant": {None: "", True: "yes", False: "no"}[one.standing.significant],
             "paper": paper.text if math.isnan(paper.number) else paper.number,
             "delta": one.delta,
             "column_verdict": one.word if line.seeds else "",

@@ -205,7 +205,8 @@ def pull_push_loss(
     means = points.new_zeros(len(present), dimension).index_add(0, index, points) / pixels.unsqueeze(1)
     share = 1.0 / size[group].to(points.dtype)  # 1 / K_c for every instance
 
-    distance = torch.linalg.vector_norm(points - means[index], ord=norm, dim=1)
+    # index_select, because indexing adds its gradient in any order where a processor has several threads.
+    distance = torch.linalg.vector_norm(points - means.index_select(0, index), ord=norm, dim=1)
     hinge = _hinge(distance - pull_margin, squared)
     weight = share / pixels
     if average == "pixel":
@@ -214,7 +215,7 @@ def pull_push_loss(
 
     same = (group.unsqueeze(0) == group.unsqueeze(1)) & ~torch.eye(len(group), dtype=torch.bool, device=group.device)
     first, second = same.nonzero(as_tuple=True)
-    spread = torch.linalg.vector_norm(means[first] - means[second], ord=norm, dim=1)
+    spread = torch.linalg.vector_norm(means.index_select(0, first) - means.index_select(0, second), ord=norm, dim=1)
     pairs = (size[group] * (size[group] - 1))[first].to(points.dtype)
     if gaussian:
         push = (0.5 * torch.exp(-(spread * spread)) / (pairs + 1e-6)).sum()

@@ -352,11 +352,11 @@ def mean_loss(
     count = int(labels.max()) + 1
     means = points.new_zeros(count, points.shape[1]).index_add(0, labels, points)
     means = nn.functional.normalize(means, dim=1)
-    distance = (1.0 - (points * means[labels]).sum(1)) / 2
+    distance = (1.0 - (points * means.index_select(0, labels)).sum(1)) / 2  # indexing: unrepeatable, docs/trust.md
     far = torch.bincount(labels[distance > alpha], minlength=count)
     intra = (distance.square() / far.clamp(min=50)[labels]).sum() / count * far.any()
     first, second = torch.triu_indices(count, count, 1, device=points.device)
-    apart = (1.0 - (means[first] * means[second]).sum(1)) / 2
+    apart = (1.0 - (means.index_select(0, first) * means.index_select(0, second)).sum(1)) / 2
     inter = 2.0 * (delta - apart).clamp(min=0.0).square().sum() / max(count * (count - 1) / 2, 1)
     return weight * intra + zero, weight * inter + zero
 

@@ -6,6 +6,7 @@ import io
 import math
 import pickle
 import re
+import zipfile
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,8 +39,10 @@ class Weights:
 class _Dtype:
     """Stands in for numpy's, which takes flags from a pickle that let an array point anywhere in memory."""
 
-    def __init__(self, name: str, *_: Any) -> None:
-        self.dtype = np.dtype(str(name))
+    def __init__(self, name: Any, *_: Any) -> None:
+        if not isinstance(name, (str, bytes)):
+            raise pickle.UnpicklingError("it holds an array of nameless type")
+        self.dtype = np.dtype(name.decode("ascii") if isinstance(name, bytes) else name)
         if self.dtype.kind not in "fiub":
             raise pickle.UnpicklingError(f"it holds an array of {self.dtype}, not of numbers")
 
@@ -63,6 +66,8 @@ class _Array:
 def _filled(content: str | bytes, kind: _Dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
     """The array that ``content`` holds, in this machine's byte order; Python 2 wrote bytes as text."""
     content = content.encode("latin1") if isinstance(content, str) else content
+    if not all(type(side) is int for side in shape):
+        raise pickle.UnpicklingError("it holds an array whose shape is none")
     if math.prod(shape) * kind.dtype.itemsize != len(content):
         raise pickle.UnpicklingError(f"an array of shape {shape} has {len(content)} bytes")
     values = np.ndarray(shape, kind.dtype, buffer=content, order=order)
@@ -85,6 +90,16 @@ def _bytes(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
+def _check_keys(keys: Sequence[Any]) -> None:
+    if not all(isinstance(key, (str, bytes, int)) for key in keys):
+        raise pickle.UnpicklingError("it holds a dictionary with keys that are no text")
+
+
+def _ordered(pairs: Sequence[tuple[Any, Any]] = ()) -> OrderedDict:
+    _check_keys([key for key, _ in pairs])
+    return OrderedDict(pairs)
+
+
 # All that a pickle of arrays needs, by functions of our own. numpy 1 and numpy 2 name the same things differently.
 _ALLOWED = {
     **{f"numpy.{core}.multiarray._reconstruct": _Array for core in ("core", "_core")},
@@ -93,14 +108,15 @@ _ALLOWED = {
     "numpy.ndarray": _Array,
     "numpy.dtype": _Dtype,
     "_codecs.encode": _bytes,
-    "collections.OrderedDict": OrderedDict,
+    "collections.OrderedDict": _ordered,
 }
 
 
 class _ArraysOnly(pickle._Unpickler):
     """Reads dictionaries, lists, texts, numbers and arrays; any other object is refused before it is made.
 
-    The unpickler that is written in Python: the other one reserves whatever memory a damaged file asks for.
+    The unpickler that is written in Python: the other one reserves whatever memory a damaged file asks for. Keys are
+    texts or numbers, since a few bytes can make a tuple of tuples that nobody can hash in a lifetime.
     """
 
     def find_class(self, module: str, name: str) -> Any:
@@ -114,7 +130,35 @@ class _ArraysOnly(pickle._Unpickler):
         if isinstance(target, (_Dtype, _Array)):  # no other object gets attributes from a file
             target.build(state)
 
-    dispatch: ClassVar = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: load_build}
+    def load_setitem(self) -> None:
+        _check_keys(self.stack[-2:-1])
+        super().load_setitem()
+
+    def load_setitems(self) -> None:
+        _check_keys(self.stack[::2])  # of this call's marker on
+        super().load_setitems()
+
+    def load_dict(self) -> None:
+        _check_keys(self.stack[::2])
+        super().load_dict()
+
+    def load_bytearray8(self) -> None:
+        # pickle's own reserves whatever the file says.
+        self.append(self.read(int.from_bytes(self.read(8), "little")))
+
+    def load_set(self) -> None:
+        raise pickle.UnpicklingError("it holds a set, which is no array")
+
+    dispatch: ClassVar = {
+        **pickle._Unpickler.dispatch,
+        pickle.BUILD[0]: load_build,
+        pickle.SETITEM[0]: load_setitem,
+        pickle.SETITEMS[0]: load_setitems,
+        pickle.DICT[0]: load_dict,
+        pickle.BYTEARRAY8[0]: load_bytearray8,
+        pickle.ADDITEMS[0]: load_set,
+        pickle.FROZENSET[0]: load_set,
+    }
 
 
 def read_weights(path: Path) -> Weights:
@@ -149,6 +193,10 @@ def _read_pickle(path: Path) -> Any:
 
 
 def _read_torch(path: Path) -> Any:
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            if sum(member.file_size for member in file.infolist()) > path.stat().st_size:  # torch packs nothing
+                raise ValueError("it expands to more than its size")
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
@@ -158,7 +206,8 @@ READERS = {".pkl": _read_pickle, ".pth": _read_torch, ".pt": _read_torch, ".safe
 def _weights(source: str, content: Any) -> Weights:
     if not isinstance(content, Mapping):
         raise ValueError(f"it holds a {type(content).__name__}, not tensors by name")
-    author, by_suffix = str(content.get("__author__", "")), bool(content.get("matching_heuristics", False))
+    author, by_suffix = content.get("__author__", ""), bool(content.get("matching_heuristics", False))
+    author = author if isinstance(author, str) else ""
     if source.endswith(".pkl") and not ("model" in content and "__author__" in content):
         # Detectron's files: bare arrays, or "blobs" with the optimiser's momenta among them.
         content = {name: value for name, value in content.get("blobs", content).items() if _is_array(value)}
@@ -166,7 +215,8 @@ def _weights(source: str, content: Any) -> Weights:
         author, by_suffix = "Caffe2", True
     else:
         content = content.get("model", content)
-    tensors = {str(name): _tensor(name, value) for name, value in content.items()}
+    _check_keys(list(content))
+    tensors = {str(name): _tensor(str(name), value) for name, value in content.items()}
     return Weights(source, tensors, author, by_suffix)
 
 
@@ -179,6 +229,8 @@ def _tensor(name: str, value: Any) -> Tensor:
         return torch.from_numpy(value.values)
     if not isinstance(value, Tensor):
         raise ValueError(f"{name} is no tensor")
+    if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
+        raise ValueError(f"{name} is a tensor without plain values")
     return value
 
 

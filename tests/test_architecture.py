@@ -37,7 +37,14 @@ HELPERS = {
         "methods.weights",
     },
     # coco_json is what coco reads its annotation with.
-    "datasets": {"datasets", "datasets.base", "datasets.coco_json", "datasets.files", "datasets.transforms"},
+    "datasets": {
+        "datasets",
+        "datasets.base",
+        "datasets.coco_json",
+        "datasets.files",
+        "datasets.mat_files",
+        "datasets.transforms",
+    },
     # voc_apr is what its errors and breakdowns explain, coco_ap what the engine computes a second time.
     "evaluation": {
         "evaluation",

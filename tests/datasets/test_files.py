@@ -24,8 +24,8 @@ from datasets.files import (
     read_indices,
     read_regions,
     read_rgb,
-    read_segmentation,
 )
+from datasets.mat_files import read_segmentation
 
 
 def png(width: int, height: int, bits: int, rows: bytes) -> bytes:

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from datasets.shapes import Shapes
-from evaluation import masks
+from evaluation import masks, statistics
+from harness import samples
 from harness.evaluate import evaluate
 from harness.judged import load
 from harness.record import Evaluation
@@ -84,7 +85,18 @@ def test_a_method_without_class_maps_has_no_semantic_verdict(tmp_path: Path) -> 
 def test_only_what_was_asked_for(tmp_path: Path) -> None:
     result = judge(write(tmp_path / "predict"), tmp_path / "out", EvaluateSettings(protocols=("coco",), resamples=0))
     assert set(result.verdicts) == {"coco"}
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["coco.npz"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"coco.npz", "samples.npy", "samples.json"}
+
+
+def test_stored_samples_are_those_of_the_intervals(tmp_path: Path) -> None:
+    predictions = write(tmp_path / "predict", proposals=True)
+    result = judge(predictions, tmp_path / "evaluate")
+    stored = samples.load(tmp_path / "evaluate")
+    assert stored.judged.keys() == result.verdicts.keys()
+    for name in ("ap_r_50", "coco_ap", "recall_50@10", "miou", "lost_missed", "recall_50[area=small]"):
+        assert len(stored.of(name)) == 20
+        number = result.find(name)[1]
+        assert statistics.percentiles(stored.of(name)) == pytest.approx((number.low, number.high), abs=1e-6)
 
 
 def test_a_damaged_class_map_names_the_step_to_delete(tmp_path: Path) -> None:

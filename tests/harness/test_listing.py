@@ -32,7 +32,7 @@ def test_cells_estimates_and_settings(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not (tmp_path / "records").exists()
 
 
-@pytest.mark.parametrize("suite", [name for name in suite_names() if name != "shapes"])
+@pytest.mark.parametrize("suite", [name for name in suite_names() if load_suite(name).needs != "no files"])
 def test_without_the_data_the_settings_are_shown_all_the_same(suite: str, tmp_path: Path) -> None:
     text = shown(suite, tmp_path, preset="paper")
     assert "the data cannot be opened" in text

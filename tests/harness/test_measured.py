@@ -22,6 +22,9 @@ def test_several_seeds_have_the_interval_over_seeds() -> None:
     # 0.4, 0.5, 0.6: mean 0.5, deviation 0.1; t for 95 % with 2 degrees of freedom is 4.3027; 4.3027 x 0.1 / sqrt(3).
     found = measured([record("a", value, seed=seed) for seed, value in enumerate((0.4, 0.5, 0.6))], "ap_r_50")
     assert (found.low, found.value, found.high) == pytest.approx((0.25159, 0.5, 0.74841), abs=1e-5)
+    assert found.deviation == pytest.approx(0.1)
+    assert found.scaled(100).deviation == pytest.approx(10.0)
+    assert math.isnan(measured([record("a")], "ap_r_50").deviation)
 
 
 def test_a_number_without_interval_or_without_value() -> None:

@@ -12,7 +12,7 @@ from harness.names import UsageError, look_up
 from harness.plan import Request, resolve
 from harness.reported import check_reported
 from harness.settings import Settings
-from harness.suite import load_suite, parse_overrides, suite_names
+from harness.suite import Preset, load_suite, parse_overrides, suite_names
 
 
 def settings_of(suite: str, **request: object) -> list[Settings]:
@@ -30,7 +30,7 @@ def test_every_preset_of_every_suite_resolves(name: str) -> None:
         assert len({cell.cell for cell in cells}) == len(cells) == expected
 
 
-@pytest.mark.parametrize("name", suite_names())
+@pytest.mark.parametrize("name", [name for name in suite_names() if name != "tiny"])  # the regression check's
 def test_every_suite_has_a_quick_preset_and_a_long_one(name: str) -> None:
     presets = load_suite(name).presets
     assert load_suite(name).default_preset == "quick"
@@ -61,6 +61,18 @@ def test_mask_rcnns_schedules_are_their_makers(
     assert list(itertools.accumulate(stage.steps for stage in stages)) == ends
     assert [round(stage.warmup * stage.steps) for stage in stages] == [1000] + [0] * (len(stages) - 1)
     assert all((stage.batch_size, stage.optimizer, stage.clip) == (images, "sgd", 0.0) for stage in stages)
+
+
+@pytest.mark.parametrize("name", suite_names())
+def test_three_seeds_are_the_rule_and_one_where_more_say_nothing(name: str) -> None:
+    assert Preset(description="", data={}).seeds == (0, 1, 2)
+    for key, preset in load_suite(name).presets.items():
+        cells = settings_of(name, preset=key, methods=list(load_suite(name).rows), lenient=True)
+        trains = any(stage.steps for cell in cells for stage in cell.train.stages())
+        if key in ("quick", "tiny") or not trains:
+            assert len(preset.seeds) == 1
+        else:
+            assert len(preset.seeds) == 3
 
 
 @pytest.mark.parametrize("name", ["coco", "cityscapes"])

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import math
 
+import numpy as np
 import pytest
 from made_records import AP, HERE, PAPER, PRESET, metric, record
 
@@ -15,6 +16,8 @@ from harness.drawn import Drawn
 from harness.measured import UNMEASURED, Measured
 from harness.record import Record
 from harness.reported import NOTHING, ReportedValue
+from harness.samples import Samples
+from harness.standings import GROUND_TRUTH
 from harness.suite import Column, Data, Preset, Reported, ReportedRow, Row, Table
 from harness.tables import draw
 
@@ -236,7 +239,8 @@ def test_csv_has_every_number_of_every_column() -> None:
     lines = numbers(drawn({"a": A}, [one], columns=columns, reported={"a": PAPER}))
     assert lines[3] == {
         "method": "A", "data": "easy", "status": "ok", "seeds": "1", "metric": "ap_r_50", "column": "AP",
-        "value": "26", "low": "16", "high": "36", "half_width": "10", "paper": "24.9", "delta": "1.1",
+        "value": "26", "low": "16", "high": "36", "half_width": "10", "std": "", "difference_to_best": "",
+        "difference_low": "", "difference_high": "", "significant": "", "paper": "24.9", "delta": "1.1",
         "column_verdict": "reproduced", "verdict": "reproduced (+1.1)",
         "source": "InstanceNet (Gao 2020), 1, MS COCO val2017: project report (Gao 2020) "
         "(confidence high; results/reported/instancenet.csv)",
@@ -245,6 +249,62 @@ def test_csv_has_every_number_of_every_column() -> None:
         ("ap_r_70", "12.5", "", ""),
         ("cost.predict.fps", "100", "", ""),
     ]
+
+
+def compared(**table: object) -> Drawn:
+    """B is surely worse than A on every image, C is A with other luck; O uses the ground truth."""
+    rows = {name: Row(method="pull_push", title=name.upper()) for name in "abco"}
+    records = [record("a", 0.5), record("b", 0.4), record("c", 0.49), record("o", 0.9)]
+    known = dataclasses.replace(records[-1].settings, config={"oracle": "semantic"})
+    records[-1] = records[-1].model_copy(update={"settings": known})
+    around = {"a": 0.5, "b": 0.4, "c": np.linspace(0.4, 0.6, 1000), "o": 0.9}
+
+    def read(one: Record) -> Samples:
+        values = np.zeros((1, 1000), np.float32) + around[one.settings.row]
+        return Samples({"voc": "key"}, {"ap_r_50": 0}, values.astype(np.float32))
+
+    return draw(Table(**{"title": "T", "columns": (AP,), **table}), rows, PRESET, records, samples=read)
+
+
+def test_rows_are_marked_that_are_not_told_apart_from_the_best() -> None:
+    found = compared(reported={"b": PAPER}, compare="none")
+    assert [line[:2] for line in found.body] == [
+        ("A", "50.0 ± 10.0 best"),
+        ("B (paper)", "24.9"),
+        ("B", "40.0 ± 10.0 (+15.1)"),
+        ("C", "49.0 ± 10.0 ~"),
+        ("O", "90.0 ± 10.0"),
+    ]
+    notes = "\n".join(found.footnotes)
+    assert "best: the best mean of its column, of the rows compared; ~: not significantly different" in notes
+    assert "one seed: the interval is over images alone" in notes
+    assert GROUND_TRUTH in notes
+    by_title = {line["method"]: line for line in numbers(found)}
+    assert [by_title[title]["significant"] for title in ("A", "B", "C", "O", "B (paper)")] == ["", "yes", "no", "", ""]
+    assert [by_title[title]["difference_to_best"] for title in ("A", "B", "C", "O")] == ["0", "-10", "-1", ""]
+    assert float(by_title["C"]["difference_low"]) == pytest.approx(-9.8, abs=0.1)
+    assert float(by_title["C"]["difference_high"]) == pytest.approx(9.8, abs=0.1)
+
+
+def test_the_signs_survive_every_form() -> None:
+    found = compared()
+    assert "│ 50.0 ± 10.0 best │" in found.terminal()
+    assert "| 49.0 ± 10.0 ~ " in found.markdown()
+    assert all(note.count("~") <= 1 for note in found.footnotes)  # Markdown strikes out what stands between two
+    assert r"49.0 $\pm$ 10.0 \textasciitilde{}" in found.latex("t")
+
+
+def test_without_samples_or_without_a_best_value_nothing_is_marked() -> None:
+    plain = drawn({"a": A, "b": B}, [record("a", 0.5), record("b", 0.5)])
+    none = compared(columns=(AP.model_copy(update={"best": ""}),))
+    for found in (plain, none):
+        assert not [cell for line in found.body for cell in line if cell.endswith((" best", " ~"))]
+        assert not [note for note in found.footnotes if "best" in note]
+
+
+def test_several_seeds_have_a_deviation_in_the_csv() -> None:
+    (line,) = numbers(drawn({"a": A}, [record("a", 0.4 + 0.1 * seed, seed=seed) for seed in range(3)]))
+    assert float(line["std"]) == pytest.approx(10.0)
 
 
 def test_a_table_without_verdicts_has_none_in_its_csv_either() -> None:

@@ -534,3 +534,58 @@ def test_new_classes_excuse_nothing_else() -> None:
     foreign = given_by(Tiny(8), elsewhere=torch.ones(1))
     assert "1 are of another network (elsewhere)" in misfit(Tiny(3), foreign, new_classes=True)
     assert "1 are of another network (elsewhere)" in misfit(Tiny(3), given_by(Tiny(3), elsewhere=torch.ones(1)))
+
+
+def opcode_text(text: bytes) -> bytes:
+    return b"X" + struct.pack("<I", len(text)) + text
+
+
+# A tuple of two of itself, 40 levels deep: some 300 bytes that take ages to hash or to write out.
+LAUGHS = (
+    opcode_text(b"a")
+    + b"q\x000"
+    + b"".join(bytes([104, i, 104, i, 0x86, 113, i + 1, 48]) for i in range(40))
+    + b"h\x28"
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"\x80\x02}(" + LAUGHS + opcode_text(b"x") + b"u.", "keys that are no text"),
+        (b"\x80\x02}" + LAUGHS + opcode_text(b"x") + b"s.", "keys that are no text"),
+        (b"\x80\x02(" + LAUGHS + opcode_text(b"x") + b"d.", "keys that are no text"),
+        (b"\x80\x02ccollections\nOrderedDict\n(](" + LAUGHS + b"K\0\x86etR.", "keys that are no text"),
+        (b"\x80\x04\x8f(" + LAUGHS + b"\x90.", "it holds a set"),
+        (b"\x80\x04(" + LAUGHS + b"\x91.", "it holds a set"),
+        (b"\x80\x02cnumpy\ndtype\n(" + LAUGHS + b"K\0K\1tR.", "nameless type"),
+        (b"\x80\x05\x96" + struct.pack("<Q", 8 << 30) + b".", "cut off"),
+        (pickle.dumps(made(Calls(np.dtype, "f4", False, True), ("a", 2**30), b"x"), 2), "whose shape is none"),
+    ],
+)
+def test_a_few_bytes_take_neither_time_nor_memory(tmp_path: Path, content: bytes, text: str) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert text in refused(written(tmp_path, content))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 19  # kilobytes
+
+
+def test_an_author_is_text(tmp_path: Path) -> None:
+    path = written(tmp_path, b"\x80\x02}(" + opcode_text(b"__author__") + LAUGHS + opcode_text(b"model") + b"}u.")
+    assert read_weights(path).author == ""
+
+
+def test_a_torch_file_that_expands_is_refused(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(100_000)}, tmp_path / "whole.pth")
+    with zipfile.ZipFile(tmp_path / "whole.pth") as whole, zipfile.ZipFile(tmp_path / "a.pth", "w", 8) as packed:
+        for member in whole.infolist():
+            packed.writestr(member.filename, whole.read(member))
+    assert "expands to more than its size" in refused(tmp_path / "a.pth")
+    assert read_weights(tmp_path / "whole.pth").tensors["a"].shape == (100_000,)
+
+
+@pytest.mark.parametrize("kind", ["meta", "sparse"])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_tensors_without_plain_values_are_refused(tmp_path: Path, kind: str) -> None:
+    empty = torch.zeros(4, device="meta")
+    torch.save({"a": empty if kind == "meta" else torch.zeros(4).to_sparse()}, tmp_path / "a.pth")
+    assert "without plain values" in refused(tmp_path / "a.pth")

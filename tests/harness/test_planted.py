@@ -1,0 +1,275 @@
+"""Faults planted into every method, one at a time: the regression check with the committed baseline must find them.
+
+A fault is a change of the source text. The cells run in this process, with the changed source executed in place of the
+module's own, and are written, recorded and checked as by `run_all.py`. What is on disk stays as it is, and so do the
+cells' keys: to the check they are records of the present code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import os
+import shutil
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from rich.console import Console
+
+from harness import check, sweep
+from harness.baseline import read_baseline
+from harness.cell import Reporter, run_cell
+from harness.job import make_job
+from harness.launch import Outcome
+from harness.plan import Request
+from harness.suite import ROOT, load_suite
+
+METHODS = ("pull_push", "recurrent_mean_shift", "spatial_embeddings", "segsort", "mask_rcnn", "mask2former")
+BASELINE = ROOT / "results" / "baselines" / "tiny-tiny.json"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """In the module ``file`` of methods/, ``old`` becomes ``new``; what the check finds then begins with ``shows``."""
+
+    method: str
+    kind: str
+    file: str
+    old: str
+    new: str
+    shows: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.method}-{self.kind}"
+
+
+FOUND = ("ap_r_50", "coco_ap", "recall_50@10")  # what a method finds: one of them must show it
+FAULTS = (
+    Fault(
+        "pull_push", "sign in the loss", "pull_push",
+        "_hinge(2.0 * push_margin - spread, squared)", "_hinge(2.0 * push_margin + spread, squared)",
+        ("loss/push",),
+    ),
+    Fault(
+        "pull_push", "threshold of the grouping", "pull_push",
+        "threshold=config.threshold,", "threshold=0.25 * config.threshold,",
+        FOUND,
+    ),
+    Fault(
+        "pull_push", "labels off by one", "pull_push",
+        "labels = semantic.flatten()[found.seeds]", "labels = semantic.flatten()[found.seeds] % 6 + 1",
+        FOUND,
+    ),
+    Fault(
+        "recurrent_mean_shift", "sign in the loss", "recurrent_mean_shift",
+        "positive = every - sum(", "positive = every + sum(",
+        ("loss/positive",),
+    ),
+    Fault(
+        "recurrent_mean_shift", "threshold of the grouping", "recurrent_mean_shift",
+        "minlength=len(modes)), config.threshold)", "minlength=len(modes)), 0.6 * config.threshold)",
+        FOUND,
+    ),
+    Fault(
+        "recurrent_mean_shift", "labels off by one", "recurrent_mean_shift",
+        "inside = semantic > 0", "inside = semantic > 1",
+        FOUND,
+    ),
+    Fault(
+        "spatial_embeddings", "sign in the loss", "spatial_embeddings",
+        "errors = torch.where(labels, 1.0 - logits, 1.0 + logits)",
+        "errors = torch.where(labels, 1.0 + logits, 1.0 - logits)",
+        ("loss/instance",),
+    ),
+    Fault(
+        "spatial_embeddings", "threshold of the grouping", "spatial_embeddings",
+        "threshold=config.threshold,", "threshold=2.0 * config.threshold,",
+        FOUND,
+    ),
+    Fault(
+        "spatial_embeddings", "labels off by one", "spatial_embeddings",
+        "labels += [label] * len(proposals)", "labels += [label % 6 + 1] * len(proposals)",
+        FOUND,
+    ),
+    Fault(
+        "segsort", "sign in the loss", "segsort",
+        "logits = concentration * embeddings @ prototypes.t()", "logits = -concentration * embeddings @ prototypes.t()",
+        ("loss/segments",),
+    ),
+    Fault(
+        "segsort", "neighbours that vote", "segsort",
+        "nearest(directions, bank.directions, self.config.neighbours)", "nearest(directions, bank.directions, 1)",
+        FOUND,
+    ),
+    Fault(
+        "segsort", "labels off by one", "segsort",
+        "return Prototypes(directions, majority,", "return Prototypes(directions, (majority + 1) % 7,",
+        FOUND,
+    ),
+    Fault(
+        "mask_rcnn", "sign in the boxes that are learned", "rcnn",
+        "width - columns.flip(1).argmax(1)", "width + columns.flip(1).argmax(1)",
+        ("loss/loss_rpn_box_reg",),
+    ),
+    Fault(
+        "mask_rcnn", "threshold of the masks", "rcnn_torchvision",
+        ">= self.config.mask_threshold", ">= self.config.mask_threshold + 0.2",
+        FOUND,
+    ),
+    Fault(
+        "mask_rcnn", "labels off by one", "rcnn_torchvision",
+        "torch.arange(1, len(self.ids) + 1, device=index.device)", "torch.arange(0, len(self.ids), device=index.device)",
+        FOUND,
+    ),
+    Fault(
+        "mask_rcnn", "labels off by one in training", "rcnn_torchvision",
+        'ids[one["labels"]]', 'ids[one["labels"] - 1]',
+        ("loss/loss_classifier",),
+    ),
+    Fault(
+        "mask2former", "sign in the loss", "mask2former",
+        "name: sum(term for key, term in terms.items()", "name: sum(-term for key, term in terms.items()",
+        ("loss/mask",),
+    ),
+    Fault(
+        "mask2former", "threshold of the masks", "mask2former",
+        "positive = logits > 0", "positive = logits > 1",
+        FOUND,
+    ),
+    Fault(
+        "mask2former", "labels off by one", "mask2former",
+        "labels = best.indices[kept] % probabilities.shape[1] + 1",
+        "labels = (best.indices[kept] + 1) % probabilities.shape[1] + 1",
+        FOUND,
+    ),
+    Fault(
+        "mask2former", "labels off by one in training", "mask2former",
+        "objects.labels[seen] - 1", "objects.labels[seen]",
+        ("loss/class",),
+    ),
+    Fault(
+        "pull_push", "scores upside down", "scoring",
+        "scores = _sums(group, own, count) / sizes.clamp(min=1)",
+        "scores = 1.0 - _sums(group, own, count) / sizes.clamp(min=1)",
+        FOUND,
+    ),
+)  # fmt: skip
+
+
+def source(fault: Fault) -> str:
+    """The module's text with the fault in it."""
+    text = (ROOT / "methods" / f"{fault.file}.py").read_text(encoding="utf-8")
+    assert text.count(fault.old) == 1, f"{fault.name}: methods/{fault.file}.py has changed; plant the fault anew"
+    return text.replace(fault.old, fault.new)
+
+
+@contextlib.contextmanager
+def planted(fault: Fault) -> Iterator[None]:
+    """methods.FILE as its faulty source makes it, for all modules of methods/ that have names from it."""
+    module = importlib.import_module(f"methods.{fault.file}")
+    before = {one: dict(vars(one)) for one in list(sys.modules.values()) if _of_methods(one)}
+    own = {id(value): name for name, value in vars(module).items() if _made_in(value, module)}
+    try:
+        exec(compile(source(fault), module.__file__, "exec"), vars(module))
+        for other, names in before.items():
+            for name, value in names.items():
+                if other is not module and id(value) in own:
+                    setattr(other, name, getattr(module, own[id(value)]))
+        yield
+    finally:
+        for one, names in before.items():
+            vars(one).clear()
+            vars(one).update(names)
+
+
+def _of_methods(module: object) -> bool:
+    return isinstance(module, ModuleType) and module.__name__.partition(".")[0] == "methods"
+
+
+def _made_in(value: object, module: ModuleType) -> bool:
+    return getattr(value, "__module__", None) == module.__name__
+
+
+def here(plan, folder, limits, follow, locks=()) -> Outcome:
+    """Runs a cell in this process."""
+    try:
+        run_cell(plan, Reporter(io.StringIO()))
+    except Exception as error:
+        traceback.print_exc()
+        return Outcome("failed", f"{type(error).__name__}: {error}", "")
+    return Outcome("ok", "", "")
+
+
+def checked(folder: Path, method: str, monkeypatch: pytest.MonkeyPatch) -> check.Checked:
+    """Run the row of the method's committed weights and hold it against the committed baseline."""
+    monkeypatch.setattr(sweep, "launch", here)
+    request = Request(methods=[f"{method}_weights"], overrides={"evaluate.resamples": 0})
+    job = make_job("tiny", request, folder)
+    sweep.run_cells(job, Console(file=io.StringIO()))
+    return check.check(job, request, read_baseline(BASELINE, "tiny", "tiny"), BASELINE.name)
+
+
+def test_every_method_of_the_suite_has_faults() -> None:
+    assert {row.method for row in load_suite("tiny").rows.values()} == set(METHODS)
+    for method in METHODS:
+        assert sum(fault.method == method for fault in FAULTS) >= 3
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_present_code_passes(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = checked(tmp_path, method, monkeypatch)
+    assert found.passed, check.as_markdown(found)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=[fault.name for fault in FAULTS])
+def test_a_planted_fault_is_found(fault: Fault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with planted(fault):
+        found = checked(tmp_path, fault.method, monkeypatch)
+    assert not found.passed
+    worse = {one.metric for one in found.findings if one.verdict in ("regression", "changed")}
+    assert worse & set(fault.shows), check.as_markdown(found)
+    assert {one.line for one in found.findings if one.fails} == {f"{fault.method}_weights.tiny"}
+
+
+def test_what_was_planted_is_gone_afterwards() -> None:
+    from methods import mask_rcnn, rcnn, rcnn_torchvision
+
+    fault = next(fault for fault in FAULTS if fault.file == "rcnn")
+    before = (rcnn.object_targets, rcnn_torchvision.object_targets, mask_rcnn.MaskRCNNConfig)
+    with planted(fault):
+        assert rcnn.object_targets is not before[0]
+        assert rcnn_torchvision.object_targets is rcnn.object_targets
+    assert (rcnn.object_targets, rcnn_torchvision.object_targets, mask_rcnn.MaskRCNNConfig) == before
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    "name", ["pull_push-sign in the loss", "spatial_embeddings-sign in the loss", "pull_push-labels off by one"]
+)
+def test_a_fault_in_a_copy_fails_the_commands(name: str, tmp_path: Path) -> None:
+    """By real edits and `run_all.py`: the trained row's accuracy shows it, and without the fault it passes."""
+    (fault,) = [fault for fault in FAULTS if fault.name == name]
+    tree = tmp_path / "tree"
+    left = shutil.ignore_patterns(".git", ".venv", "runs", "build", "__pycache__", "*.egg-info", "tests")
+    shutil.copytree(ROOT, tree, ignore=left)
+    assert commands(tree, fault.method) == 0
+    (tree / "methods" / f"{fault.file}.py").write_text(source(fault), encoding="utf-8")
+    assert commands(tree, fault.method) == 1
+
+
+def commands(tree: Path, row: str) -> int:
+    words = ["--suite", "tiny", "--methods", row, "--output", "out"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run([sys.executable, "run_all.py", *words], cwd=tree, env=environment, capture_output=True)
+    assert ran.returncode == 0, ran.stderr
+    done = subprocess.run([sys.executable, "run_all.py", "check", *words], cwd=tree, env=environment)
+    return done.returncode
