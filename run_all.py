@@ -12,6 +12,7 @@ try:
     from rich.console import Console
 
     from harness.names import UsageError
+    from harness.printed import Terminal
 except ModuleNotFoundError as error:
     print(f"error: {error}. Run `make install`, then .venv/bin/python run_all.py", file=sys.stderr)
     sys.exit(2)
@@ -291,7 +292,7 @@ def _numbers(text: str | None) -> list[int] | None:
 
 
 def _console() -> Console:
-    return Console(highlight=False)
+    return Terminal()
 
 
 def _interrupt(*_: object) -> None:

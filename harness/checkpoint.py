@@ -88,6 +88,7 @@ class Checkpoints:
         new = self.folder / "new"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            new.unlink(missing_ok=True)  # of a process that was killed
             with new.open("wb") as file:
                 torch.save({"format": _FORMAT, **{f.name: getattr(state, f.name) for f in fields(state)}}, file)
                 file.flush()

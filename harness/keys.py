@@ -152,7 +152,7 @@ def _code(step: str) -> dict[str, str]:
 def _data_code(dataset: str) -> dict[str, str]:
     """What turns files into samples: fingerprints see the files only."""
     own = sorted((ROOT / "datasets").glob(f"{dataset}*.py"))  # coco_json.py reads what coco.py offers
-    return code_digests([*own, *(ROOT / "datasets" / name for name in ("files.py", "base.py"))])
+    return code_digests([*own, *(ROOT / "datasets" / name for name in ("files.py", "mat_files.py", "base.py"))])
 
 
 def method_files(method: type[Method]) -> tuple[Path, ...]:

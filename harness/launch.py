@@ -79,6 +79,7 @@ def supervise(
     When this returns, or KeyboardInterrupt passes through, none of its processes is left.
     """
     watch, tree = _Watch(), Tree()
+    log.unlink(missing_ok=True)  # written through, a link would lead elsewhere
     with log.open("wb") as errors:
         process = subprocess.Popen(
             command,

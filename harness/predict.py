@@ -130,6 +130,9 @@ def read_predictions(path: Path) -> Iterator[ImageResults]:
 def _parse(line: dict[str, Any]) -> ImageResults:
     results = line["results"]
     proposals = line.get("proposals", results)
+    masks.check(
+        [one["segmentation"] for one in (*results, *(proposals if proposals is not results else ()))], line["size"]
+    )
     return ImageResults(
         image_id=line["image_id"],
         size=tuple(line["size"]),

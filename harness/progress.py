@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from harness.printed import printable
+
 _LINE_EVERY = 20.0  # seconds between lines where there is no terminal
 
 
 def _progress(console: Console) -> Progress:
     return Progress(
-        TextColumn("  {task.description:<10}"),
+        TextColumn("  {task.description:<10}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -61,6 +63,7 @@ class Follower:
 @contextmanager
 def bar(console: Console, title: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar in the driver itself; yields a function that takes the number done."""
+    title = printable(title)
     if not console.is_terminal:
         console.print(f"{title} ({total})", markup=False)
     with _progress(console) as progress:

@@ -6,15 +6,24 @@ import math
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, PlainSerializer
 
 from harness.settings import Settings
 from harness.store import SUMMARY
 
+
 # JSON has no NaN: a number that does not exist (a class without instances) is stored as null and read back as NaN.
+def _number(value: object) -> object:
+    if value is None:
+        return math.nan
+    if isinstance(value, float) and math.isinf(value):
+        raise ValueError("a measured number is finite")
+    return value
+
+
 Number = Annotated[
     float,
-    BeforeValidator(lambda value: math.nan if value is None else value),
+    BeforeValidator(_number),
     PlainSerializer(lambda value: None if math.isnan(value) else value, when_used="json"),
 ]
 
@@ -27,8 +36,8 @@ class Metric(Frozen):
     """A value with its bootstrap interval over images; ``low`` and ``high`` are None where none was computed."""
 
     value: Number
-    low: float | None = None
-    high: float | None = None
+    low: FiniteFloat | None = None
+    high: FiniteFloat | None = None
 
 
 class Verdict(Frozen):
@@ -49,7 +58,7 @@ class Evaluation(Frozen):
     """What the evaluate step writes: verdicts by kind of metric; the names of their numbers do not overlap."""
 
     images: int
-    confidence: float
+    confidence: float = Field(gt=0, lt=1)
     verdicts: dict[str, Verdict]
 
     def find(self, metric: str) -> tuple[str, Metric] | None:
@@ -148,8 +157,12 @@ def read_summary(folder: Path, model: type[Summary]) -> Summary | None:
 
 
 def read_record(path: Path) -> Record | None:
-    """The record at ``path``; None where there is none or it is damaged: it is then made anew from the steps."""
+    """The record at ``path``; None where there is none or it is damaged: it is then made anew from the steps.
+
+    One of another cell than its name says counts as damaged.
+    """
     try:
-        return Record.model_validate_json(path.read_text(encoding="utf-8"))
+        record = Record.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    return record if path.name.startswith(f"{record.cell}-") and record.cell == record.settings.cell else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -14,6 +14,7 @@ from harness.settings import EvaluateSettings, PredictSettings, Protocol, Spec, 
 
 ROOT = Path(__file__).resolve().parent.parent
 SUITES = ROOT / "suites"
+FileName = Annotated[str, Field(pattern=r"^\w[\w+-]*$")]  # it becomes part of a file's name
 
 
 class Reported(Spec):
@@ -88,7 +89,7 @@ class Preset(Spec):
     seeds: tuple[int, ...] = (0, 1, 2)
     timeout: float = Field(86400.0, gt=0)
     not_comparable: str = ""
-    data: dict[str, Data]
+    data: dict[FileName, Data]
     train: TrainSettings = TrainSettings()
     predict: PredictSettings = PredictSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
@@ -164,10 +165,10 @@ class Suite(Spec):
     title: str
     default_preset: str
     needs: str = ""
-    rows: dict[str, Row]
-    presets: dict[str, Preset]
-    tables: dict[str, Table]
-    plots: dict[str, Plot] = {}
+    rows: dict[FileName, Row]
+    presets: dict[FileName, Preset]
+    tables: dict[FileName, Table]
+    plots: dict[FileName, Plot] = {}
 
 
 def suite_names() -> list[str]:
@@ -180,7 +181,7 @@ def load_suite(name: str) -> Suite:
     path = SUITES / f"{name}.toml"
     try:
         suite = Suite.model_validate({"name": name, **tomllib.loads(path.read_text(encoding="utf-8"))})
-    except (tomllib.TOMLDecodeError, ValidationError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError, ValidationError) as error:
         raise UsageError(f"suites/{name}.toml is not a valid suite: {error}") from error
     _check_names(suite)
     return suite

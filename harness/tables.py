@@ -245,7 +245,7 @@ def _judged(kind: str, evaluation: Evaluation) -> str:
     verdict = evaluation.verdicts[kind]
     instances = f" with {verdict.instances} instances" if verdict.instances else ""
     return (
-        f"{KINDS[kind].title}: {verdict.variant} (metric version {verdict.version}), on {evaluation.images} images"
+        f"{KINDS[kind].title if kind in KINDS else kind}: {verdict.variant} (metric version {verdict.version}), on {evaluation.images} images"
         f"{instances}"
     )
 
