@@ -13,7 +13,7 @@ try:
 
     from harness.names import UsageError
     from harness.printed import Terminal
-except ModuleNotFoundError as error:
+except ImportError as error:
     print(f"error: {error}. Run `make install`, then .venv/bin/python run_all.py", file=sys.stderr)
     sys.exit(2)
 

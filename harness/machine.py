@@ -19,6 +19,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from harness.printed import printable
+
 ROOT = Path(__file__).resolve().parent.parent
 PYTHONS = ((3, 11), (3, 13))  # as pyproject.toml says, which Python 3.10 cannot read
 PIP = f"{sys.executable} -m pip"
@@ -59,8 +61,7 @@ def guarded(probe: Callable[..., list[Line]], *arguments: Any) -> list[Line]:
 
 def plain(text: str) -> str:
     """``text`` on one line, with control characters as escapes: messages come from strangers' code."""
-    line = " ".join(text.split())
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
+    return printable(" ".join(text.split()))
 
 
 # The machine

@@ -244,10 +244,8 @@ def _notes(table: Table, done: Sequence[Record]) -> list[str]:
 def _judged(kind: str, evaluation: Evaluation) -> str:
     verdict = evaluation.verdicts[kind]
     instances = f" with {verdict.instances} instances" if verdict.instances else ""
-    return (
-        f"{KINDS[kind].title if kind in KINDS else kind}: {verdict.variant} (metric version {verdict.version}), on {evaluation.images} images"
-        f"{instances}"
-    )
+    title = KINDS[kind].title if kind in KINDS else kind
+    return f"{title}: {verdict.variant} (metric version {verdict.version}), on {evaluation.images} images{instances}"
 
 
 def _where(ran: Environment) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import random
 import resource
@@ -26,7 +27,7 @@ from harness.checkpoint import Checkpoints, State, set_random_state
 from harness.provenance import environment
 from harness.record import TrainCost
 from harness.settings import TrainSettings
-from harness.store import DamagedStep, digest
+from harness.store import DamagedStep
 from harness.suite import ROOT
 from methods.base import Batch, Method
 
@@ -60,7 +61,8 @@ def train(
     """
     start = time.perf_counter()
     seed_everything(seed)
-    fabric = Fabric(accelerator="auto", devices=1, precision=settings.precision)
+    device = "cuda" if torch.cuda.is_available() else "cpu"  # as the prediction chooses
+    fabric = Fabric(accelerator=device, devices=1, precision=settings.precision)
     if settings.weights:
         start_from(method, ROOT / settings.weights)
     else:
@@ -282,8 +284,11 @@ def peak_memory() -> int:
 
 def weights_digest(method: Method) -> str:
     """A key of all weights, bit for bit."""
-    state = method.state_dict()
-    return digest([(name, digest(state[name].cpu().contiguous().numpy().tobytes().hex())) for name in sorted(state)])
+    found = hashlib.blake2b(digest_size=8)
+    for name, tensor in sorted(method.state_dict().items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 def save_weights(method: Method, path: Path) -> None:
