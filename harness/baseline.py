@@ -163,7 +163,7 @@ def make_line(pairs: Sequence[tuple[Cell, Record]]) -> Line:
         trained=trained,
         images=first.evaluation.images,
         fingerprints=fingerprints_of(cell),
-        data=dict(cell.settings.data),
+        data=data_of(cell),
         settings=settings_of(cell),
         kinds={
             kind: Judgement(version=one.version, variant=one.variant, instances=one.instances)
@@ -234,8 +234,16 @@ def for_seeds(metric: str, value: Value, trained: bool, seeds: int) -> float:
 def fingerprints_of(cell: Cell) -> dict[str, str]:
     found = {"training data": cell.train_fingerprint, "judged data": cell.val_fingerprint}
     if weights := cell.inputs["train"]["train"].get("weights"):
-        found["train.weights"] = json.dumps(weights)
+        found["train.weights"] = ",".join(weights)
     return found
+
+
+def data_of(cell: Cell) -> dict[str, Any]:
+    """The data's options; of a path that only this machine has, the name."""
+    return {
+        name: Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+        for name, value in cell.settings.data.items()
+    }
 
 
 def settings_of(cell: Cell) -> dict[str, Any]:

@@ -72,14 +72,14 @@ def step_inputs(
         "trainer's code": _code("train"),
         "data set's code": _data_code(settings.dataset),
         "setting": config["train"],
-        "train": {**recipe, "stages": stages},
+        "train": {**recipe, "later stages": stages[1:]},
         "seed": settings.seed,
         "training data": splits.train.info.fingerprint,
         "categories": list(splits.train.info.categories),
         "data of later stages": {name: data.info.fingerprint for name, data in others.items()},
     }
     predict = {
-        "train": digest("train", train),
+        "weights": digest("train", train),
         "method's code": code_digests({*source, *grouping_source}),
         "prediction's code": _code("predict"),
         "setting": config["predict"],
@@ -87,7 +87,7 @@ def step_inputs(
         "judged data": splits.val.info.fingerprint,
     }
     evaluate = {
-        "predict": digest("predict", predict),
+        "predictions": digest("predict", predict),
         "evaluation's code": _code("evaluate"),
         "evaluate": settings.evaluate.model_dump(mode="json"),
     }
@@ -106,11 +106,12 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
         old, new = before.get(name), after.get(name)
         if old == new:
             continue
-        if name in STEPS:
-            found.append(f"{name} changes")
+        if name in ("weights", "predictions"):
+            found.append(f"other {name}")
         elif isinstance(old, Mapping) and isinstance(new, Mapping):
             names = [one for one in dict.fromkeys((*new, *old)) if old.get(one) != new.get(one)]
-            found += [_difference(f"{name} {one}", old.get(one), new.get(one)) for one in names]
+            dot = "." if name in STEPS else " "  # settings by the names that --set knows
+            found += [_difference(f"{name}{dot}{one}", old.get(one), new.get(one)) for one in names]
         else:
             found.append(_difference(name, old, new))
     return found

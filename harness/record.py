@@ -6,24 +6,23 @@ import math
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, PlainSerializer
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 from harness.settings import Settings
 from harness.store import SUMMARY
 
 
 # JSON has no NaN: a number that does not exist (a class without instances) is stored as null and read back as NaN.
-def _number(value: object) -> object:
-    if value is None:
-        return math.nan
-    if isinstance(value, float) and math.isinf(value):
+def _not_infinite(value: float) -> float:
+    if math.isinf(value):
         raise ValueError("a measured number is finite")
     return value
 
 
+Bound = Annotated[float, AfterValidator(_not_infinite)]
 Number = Annotated[
-    float,
-    BeforeValidator(_number),
+    Bound,
+    BeforeValidator(lambda value: math.nan if value is None else value),
     PlainSerializer(lambda value: None if math.isnan(value) else value, when_used="json"),
 ]
 
@@ -36,8 +35,8 @@ class Metric(Frozen):
     """A value with its bootstrap interval over images; ``low`` and ``high`` are None where none was computed."""
 
     value: Number
-    low: FiniteFloat | None = None
-    high: FiniteFloat | None = None
+    low: Bound | None = None
+    high: Bound | None = None
 
 
 class Verdict(Frozen):

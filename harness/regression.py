@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.baseline import Baseline, Line, fingerprints_of, for_seeds, line_key, numbers_of, settings_of
+from harness.baseline import Baseline, Line, data_of, fingerprints_of, for_seeds, line_key, numbers_of, settings_of
 from harness.listing import why_stale
 from harness.measured import UNMEASURED, Measured, measured
 from harness.plan import Cell
@@ -104,13 +104,24 @@ def compare(baseline: Baseline, states: Sequence[State], left_out: Mapping[str, 
     lines = by_line(states)
     for key, group in lines.items():
         line = baseline.rows.get(key)
-        found += (
-            [Finding(key, "", "new", "the baseline has no such row")] if line is None else compare_line(line, group)
-        )
+        found += _new_line(key, group) if line is None else compare_line(line, group)
     for key, line in baseline.rows.items():
-        if key not in lines and (whole or line.row in left_out):
-            found.append(Finding(key, "", "missing", left_out.get(line.row, "the suite runs no such row now")))
-    return found
+        if key not in lines and whole and line.row not in left_out:
+            found.append(Finding(key, "", "missing", "the suite runs no such row now"))
+    return found + [Finding(row, "", "missing", reason) for row, reason in left_out.items()]
+
+
+def _new_line(key: str, states: Sequence[State]) -> list[Finding]:
+    new = Finding(key, "", "new", "the baseline has no such row")
+    return _without_record(key, states) or [new]
+
+
+def _without_record(key: str, states: Sequence[State]) -> list[Finding]:
+    return [
+        Finding(key, "", state.verdict, f"seed {state.cell.settings.seed}: {state.reason}")
+        for state in states
+        if state.record is None
+    ]
 
 
 def compare_line(line: Line, states: Sequence[State]) -> list[Finding]:
@@ -123,11 +134,7 @@ def compare_line(line: Line, states: Sequence[State]) -> list[Finding]:
         if not line.trained:  # its first seed says it all
             return [Finding(key, "", "ok", f"seed {own} is not compared: it trains nothing")]
         return [Finding(key, "", "incomparable", f"no seed in common: {', '.join(sorted(seeds))} -> {own}")]
-    found = [
-        Finding(key, "", state.verdict, f"seed {state.cell.settings.seed}: {state.reason}")
-        for state in shared
-        if state.record is None
-    ]
+    found = _without_record(key, shared)
     records = [state.record for state in shared if state.record is not None]
     if not records:
         return found
@@ -142,7 +149,7 @@ def differences(line: Line, cell: Cell, record: Record) -> list[str]:
     reasons = []
     for name in dict.fromkeys((*line.fingerprints, *now)):
         if line.fingerprints.get(name) != now.get(name):
-            options = _changed(line.data, dict(cell.settings.data)) if "data" in name else []
+            options = _changed(line.data, data_of(cell)) if "data" in name else []
             told = "; ".join(options) or "the content is another one"
             reasons.append(f"other {name} ({told})")
     if line.method != cell.settings.method:

@@ -215,8 +215,14 @@ def test_rows_that_only_one_side_has() -> None:
     assert (found["two.easy"].verdict, found["two.easy"].fails) == ("missing", True)
     asked = findings(old, pair(row="one"), whole=False)  # --methods one
     assert [one.line for one in asked] == ["one.easy"]
-    (_, left_out) = compare(old, [State(*pair(row="one"))], {"two": "no library"}, False)
+    (_, left_out) = compare(old, [State(*pair(row="one"))], {"two": "no library"}, True)
     assert (left_out.verdict, left_out.reason) == ("missing", "no library")
+
+
+def test_a_new_row_that_failed_is_not_merely_new() -> None:
+    cell, _ = pair(row="three")
+    (_, found) = compare(baseline(pair()), [State(*pair()), State(cell, None, "failed", "out of luck")], {}, True)
+    assert (found.verdict, found.reason) == ("failed", "seed 0: out of luck")
 
 
 def test_seeds_without_a_partner() -> None:
