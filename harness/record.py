@@ -12,7 +12,6 @@ from harness.settings import Settings
 from harness.store import SUMMARY
 
 
-# JSON has no NaN: a number that does not exist (a class without instances) is stored as null and read back as NaN.
 def _not_infinite(value: float) -> float:
     if math.isinf(value):
         raise ValueError("a measured number is finite")
@@ -20,6 +19,7 @@ def _not_infinite(value: float) -> float:
 
 
 Bound = Annotated[float, AfterValidator(_not_infinite)]
+# JSON has no NaN: a number that does not exist (a class without instances) is stored as null and read back as NaN.
 Number = Annotated[
     Bound,
     BeforeValidator(lambda value: math.nan if value is None else value),

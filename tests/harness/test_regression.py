@@ -337,7 +337,7 @@ def command(
     monkeypatch: pytest.MonkeyPatch, folder: Path, pairs: list[tuple[Cell, Record | None]], **options: object
 ) -> tuple[int, str]:
     """Exit status and terminal text of the check of these records; the baseline is ``folder``/b.json."""
-    cells = [dataclasses.replace(cell, record=folder / f"{cell.settings.cell}.json") for cell, _ in pairs]
+    cells = [dataclasses.replace(cell, record=folder / f"{cell.settings.cell}-k.json") for cell, _ in pairs]
     for cell, (_, made) in zip(cells, pairs, strict=True):
         cell.record.unlink(missing_ok=True)
         if made is not None:

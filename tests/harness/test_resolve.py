@@ -115,7 +115,7 @@ def test_names_that_lead_nowhere_are_found_when_a_suite_is_loaded(
 
 class TestStages:
     def settings(self, then: str) -> Settings:
-        (one, _) = cells(methods=["a"], overrides=parse_overrides([f"train.then={then}"]))
+        (one, _) = cells(methods=["a"], seeds=[0], overrides=parse_overrides([f"train.then={then}"]))
         return one
 
     def test_a_stage_on_another_split_is_opened_and_is_in_the_key(self, tmp_path: Path) -> None:
