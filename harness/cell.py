@@ -141,4 +141,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    with contextlib.suppress(OSError):
+        sys.stderr.flush()
+    os._exit(status)  # at once: a method's threads and children would be waited for, and the driver ends them

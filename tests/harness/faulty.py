@@ -75,7 +75,7 @@ class Faulty(Method):
             return
         self.calls += 1
         if self.calls == self.config.when and self.config.fault != "none":
-            getattr(Faults, self.config.fault)()
+            getattr(Faults, self.config.fault)(*[self.config.mark] * (self.config.fault == "leaves_processes"))
 
 
 class Faults:
@@ -118,10 +118,10 @@ class Faults:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
 
     @staticmethod
-    def leaves_processes() -> None:
+    def leaves_processes(mark: str) -> None:
         """One child in the group, one in a session of its own, one whose parent has gone."""
         multiprocessing.get_context("fork").Process(target=time.sleep, args=(1000,)).start()
-        command = [sys.executable, "-c", "import time; time.sleep(1000)  # groupbench-left"]
+        command = [sys.executable, "-c", f"import time; time.sleep(1000)  # {mark}"]
         subprocess.Popen(command, start_new_session=True)
         script = f"import subprocess; subprocess.Popen({command!r}, start_new_session=True)"
         subprocess.run([sys.executable, "-c", script], check=True)
