@@ -110,7 +110,8 @@ def test_a_fault_is_a_row_with_its_reason(fault: str, part: str, status: str, re
     assert reason in record["reason"]
     assert f"faulty.easy.s0 {status}: " in done.stdout
     assert alive(tmp_path) == []
-    assert not list((tmp_path / "steps" / "predict").glob("*")), "a step that failed was left"
+    failed = "evaluate" if fault == "full_disk" else "predict"  # the disk has room for a few predictions
+    assert not list((tmp_path / "steps" / failed).glob("*")), "a step that failed was left"
     assert not (tmp_path / "drafts").exists()
     if fault == "segfault":
         assert "faulty.py" in record["log"], "the log says where"
