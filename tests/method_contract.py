@@ -5,12 +5,14 @@ pytest tests/method_contract.py --method path/to/my_method.py:MyMethod
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import pytest
 import torch
 from scenes import scenes
 
+from harness.checkpoint import random_state, set_random_state
 from harness.plan import load_method
 from harness.settings import TrainSettings
 from harness.train import load_weights, make_optimizer, save_weights
@@ -207,6 +209,24 @@ def test_weights_survive_the_file(method: Method, request: pytest.FixtureRequest
     other = type(method)(method.config, CLASSES)
     load_weights(other, tmp_path / "weights.safetensors")
     assert_same(other.eval().predict(batch.images, batch.sizes)[0], expected)
+
+
+def test_a_training_can_go_on_in_another_process(method: Method) -> None:
+    """All that the next loss depends on is in the ``state_dict``, or drawn from the global generators."""
+    batches = [scenes(2), scenes(2, seed=4), scenes(2, seed=5)]
+    method.train()
+    optimizer = make_optimizer(method, TrainSettings(learning_rate=1e-3))
+    for batch in batches[:2]:
+        optimizer.zero_grad()
+        sum(method.loss(batch).values()).backward()
+        optimizer.step()
+    state, generators = copy.deepcopy(method.state_dict()), random_state()
+    expected = method.loss(batches[2])
+    other = type(method)(method.config, CLASSES)
+    other.load_state_dict(state)
+    set_random_state(generators)
+    found = other.train().loss(batches[2])
+    assert {name: value.item() for name, value in found.items()} == {n: v.item() for n, v in expected.items()}
 
 
 def test_learns_a_handful_of_images(method: Method) -> None:
