@@ -139,6 +139,7 @@ def test_a_cell_that_grows_is_stopped_at_its_limit(tmp_path: Path) -> None:
     assert alive(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_for_the_driver_too_is_said(tmp_path: Path) -> None:
     """Records and tables cannot be written either; the sweep still ends in order."""
     command = " ".join(f"'{word}'" for word in words(tmp_path))
@@ -216,11 +217,11 @@ def test_a_training_that_was_stopped_at_its_time_limit_goes_on(tmp_path: Path, w
 def test_two_runs_in_one_folder_share_the_work(tmp_path: Path) -> None:
     """Every training starts once, whoever does it; both print the whole table."""
     mark = tmp_path / "mark"
-    both = [start(tmp_path / "out", "--seeds", "0,1,2", mark=mark, pause=0.1) for _ in range(2)]
+    both = [start(tmp_path / "out", "--seeds", "0,1", mark=mark, pause=0.1) for _ in range(2)]
     texts = [one.communicate(timeout=200)[0] for one in both]
     assert [one.returncode for one in both] == [0, 0], texts
-    assert len(mark.read_text().splitlines()) == 3, texts
-    assert len(records(tmp_path / "out")) == 3
+    assert len(mark.read_text().splitlines()) == 2, texts
+    assert len(records(tmp_path / "out")) == 2
     assert all(one["train"]["resumed"] == [] for one in records(tmp_path / "out"))
     tables = [text[text.index("Instances found") :].split("\n\n")[0] for text in texts]
     assert tables[0] == tables[1]
