@@ -21,7 +21,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from harness.processes import follow_driver
+from harness.processes import guard
 from harness.settings import Settings
 
 
@@ -51,6 +51,7 @@ def run_cell(plan: CellPlan, report: Reporter) -> None:
     """Run the missing steps in order; each writes a draft folder that appears when complete."""
     from harness.checkpoint import Checkpoints
     from harness.evaluate import evaluate
+    from harness.keys import step_inputs
     from harness.plan import load_method, open_data, stage_data
     from harness.predict import predict
     from harness.settings import build_config
@@ -60,8 +61,13 @@ def run_cell(plan: CellPlan, report: Reporter) -> None:
     settings, store = plan.settings, Store(plan.output)
     options = tuple(sorted(settings.data.items()))
     splits = open_data(settings.dataset, options, plan.data_root, store.file_digests)
+    others = stage_data(settings, plan.data_root, store.file_digests)
     method_class = load_method(settings.method)
     config = build_config(method_class.Config, settings.config, settings.row)
+    _check_inputs(
+        plan,
+        step_inputs(settings, method_class, method_class.implementation(config), splits, others, store.file_digests),
+    )
     method = None
     if {"train", "predict"} & set(plan.missing):
         method = build_method(method_class, config, len(splits.train.info.categories), settings.seed)
@@ -70,7 +76,6 @@ def run_cell(plan: CellPlan, report: Reporter) -> None:
     for step in plan.missing:
         with store.create(plan.folders[step], plan.drafts) as draft:
             if step == "train":
-                others = stage_data(settings, plan.data_root, store.file_digests)
                 summary = train(
                     method, splits.train, settings.train, settings.seed, report.of(step), others, checkpoints
                 )
@@ -86,6 +91,19 @@ def run_cell(plan: CellPlan, report: Reporter) -> None:
         if step == "train":
             checkpoints.remove()
         report.finished(step)
+
+
+class InputsChanged(Exception):
+    """Code or data are not those any more that the run was planned with; results would lie under a wrong key."""
+
+
+def _check_inputs(plan: CellPlan, now: Mapping[str, Mapping[str, Any]]) -> None:
+    """Whoever edits a method while a sweep of days runs must not get its new results under the old key."""
+    from harness.keys import differences
+
+    for step in plan.missing:
+        if found := differences(plan.inputs[step], json.loads(json.dumps(now[step]))):
+            raise InputsChanged(f"changed since this run began: {'; '.join(found)}; the same command plans anew")
 
 
 class Reporter:
@@ -121,10 +139,10 @@ def _lacked_memory(error: BaseException) -> bool:
 
 
 def main() -> int:
+    guard()
     # Libraries print; the driver's stream must stay clean, so file descriptor 1 joins the log.
     stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    follow_driver()
     faulthandler.register(signal.SIGUSR1, all_threads=True)  # the driver asks before it stops a cell that hangs
     plan = CellPlan.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
     reporter = Reporter(stream, plan.output)

@@ -62,6 +62,7 @@ class State:
     schedule: dict[str, Any]
     precision: dict[str, Any]
     losses: dict[str, float]
+    gradient_norm: float
     seconds: float  # that the training has taken
     peak_memory: int  # bytes
     resumed: list[int]  # the steps that it went on from before
@@ -104,7 +105,7 @@ class Checkpoints:
         self._next = now + max(self.seconds, (now - start) / _SHARE if self.seconds else 0.0)
 
     def latest(self) -> State | None:
-        """The newest checkpoint that is whole; None where there is none. Damaged ones are told to the log."""
+        """The newest checkpoint that is whole; None where there is none. Damaged ones are removed; the log says so."""
         for _, path in self._found():
             try:
                 if _digest(path) != _NAME.fullmatch(path.name)[2]:
@@ -114,7 +115,8 @@ class Checkpoints:
                     raise ValueError("another version of this program wrote it")
                 return State(**found)
             except Exception as error:  # a damaged file may raise anything; the one before is as good
-                print(f"checkpoint {path} is passed over: {type(error).__name__}: {error}", file=sys.stderr)
+                print(f"checkpoint {path} is removed: {type(error).__name__}: {error}", file=sys.stderr)
+                path.unlink(missing_ok=True)  # or it would count as newer than those to come
         return None
 
     def step(self) -> int:
@@ -127,9 +129,10 @@ class Checkpoints:
 
     def _found(self) -> list[tuple[int, Path]]:
         """Steps and files, newest first."""
-        if not self.folder.is_dir():
+        try:
+            named = [(_NAME.fullmatch(path.name), path) for path in self.folder.iterdir()]
+        except OSError:  # none yet, or none any more: another run has just finished the training
             return []
-        named = [(_NAME.fullmatch(path.name), path) for path in self.folder.iterdir()]
         return sorted(((int(match[1]), path) for match, path in named if match), reverse=True)
 
 

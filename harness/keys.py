@@ -68,7 +68,7 @@ def step_inputs(
     train = {
         "method": f"{method.__module__}:{method.__qualname__}",
         "implementation": implementation,
-        "method's code": code_digests(path for path in source if path not in _PREDICTION_ONLY),
+        "method's code": code_digests((path for path in source if path not in _PREDICTION_ONLY), ROOT),
         "trainer's code": _code("train"),
         "data set's code": _data_code(settings.dataset),
         "setting": config["train"],
@@ -80,7 +80,7 @@ def step_inputs(
     }
     predict = {
         "weights": digest("train", train),
-        "method's code": code_digests({*source, *grouping_source}),
+        "method's code": code_digests({*source, *grouping_source}, ROOT),
         "prediction's code": _code("predict"),
         "setting": config["predict"],
         "predict": settings.predict.model_dump(mode="json"),
@@ -146,18 +146,18 @@ def stage_config(method: type[Method], config: Mapping[str, Any]) -> dict[str, d
 
 @functools.cache
 def _code(step: str) -> dict[str, str]:
-    return code_digests(ROOT / name for name in _STEP_CODE[step])
+    return code_digests((ROOT / name for name in _STEP_CODE[step]), ROOT)
 
 
 @functools.cache
 def _data_code(dataset: str) -> dict[str, str]:
     """What turns files into samples: fingerprints see the files only."""
     own = sorted((ROOT / "datasets").glob(f"{dataset}*.py"))  # coco_json.py reads what coco.py offers
-    return code_digests([*own, *(ROOT / "datasets" / name for name in ("files.py", "mat_files.py", "base.py"))])
+    return code_digests([*own, *(ROOT / "datasets" / name for name in ("files.py", "mat_files.py", "base.py"))], ROOT)
 
 
 def method_files(method: type[Method]) -> tuple[Path, ...]:
-    """The method's own file and all files of methods/, or beside a plugin, that it imports, directly or not."""
+    """The method's own file and what it imports, directly or not, of methods/, of its folder, or of its package."""
     return _with_imports(Path(inspect.getfile(method)))
 
 
@@ -169,21 +169,33 @@ def _with_imports(start: Path) -> tuple[Path, ...]:
         path = waiting.pop()
         if path not in found:
             found.add(path)
-            candidates = (folder / name for name in imported_files(path) for folder in (ROOT, path.parent))
-            waiting += [file.resolve() for file in candidates if file.is_file() and _is_method_code(file, path)]
+            top = _top(path)
+            places = (folder / name for name in imported_files(path) for folder in (ROOT, path.parent, top.parent))
+            files = {place.resolve() for place in places if place.is_file() and place.name != "__init__.py"}
+            waiting += [file for file in files if {ROOT / "methods", top} & set(file.parents)]
     return tuple(sorted(found))
 
 
-def _is_method_code(file: Path, importer: Path) -> bool:
-    return file.parent in (ROOT / "methods", importer.parent) and file.name != "__init__.py"
+def _top(path: Path) -> Path:
+    """The folder of the outermost package that a source lies in; its own folder where it is in none."""
+    folder = path.parent
+    while (folder / "__init__.py").is_file() and (folder.parent / "__init__.py").is_file():
+        folder = folder.parent
+    return folder
 
 
 def imported_files(path: Path) -> list[str]:
-    """Relative names of the files that a source may import: "a/b.py" for ``import a.b`` and ``from a import b``."""
+    """Relative names of the files that a source may import: "a/b.py" for ``import a.b`` and ``from a import b``, and
+    "../b.py" for ``from ..b import c``."""
     modules = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             modules += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            modules += [node.module or "", *(f"{node.module or ''}.{alias.name}" for alias in node.names)]
-    return [f"{module.strip('.').replace('.', '/')}.py" for module in modules]
+            up = "../" * (node.level - 1)
+            names = [node.module or "", *(f"{node.module or ''}.{alias.name}" for alias in node.names)]
+            modules += [up + name.strip(".") for name in names]
+    return [
+        f"{module[: len(module) - len(module.lstrip('./'))]}{module.lstrip('./').replace('.', '/')}.py"
+        for module in modules
+    ]

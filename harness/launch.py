@@ -85,7 +85,7 @@ def supervise(
             command,
             cwd=ROOT,
             env={**os.environ, **_absolute_path()},
-            stdin=subprocess.PIPE,  # closed with this process, however it ends: harness.processes.follow_driver
+            stdin=subprocess.PIPE,  # closed with this process, however it ends: harness.processes.guard
             stdout=subprocess.PIPE,
             stderr=errors,
             start_new_session=True,  # its own group: killed whole, loader workers included
@@ -102,7 +102,8 @@ def supervise(
         took, may = watch.memory / 1e9, limits.memory / 1e9
         return Outcome("memory", f"took {took:.1f} GB of memory, the limit is {may:.1f} GB{watch.place()}", tail)
     if watch.failure:
-        return Outcome("memory" if watch.failure.get("memory") else "failed", watch.failure["failed"], tail)
+        reason = watch.failure["failed"].encode(errors="replace").decode()  # names of files may not be text
+        return Outcome("memory" if watch.failure["memory"] else "failed", reason, tail)
     if process.returncode == 0:
         return Outcome("ok", "", tail)
     return Outcome("failed", f"{_reason(process.returncode)}{watch.place()}", tail)
@@ -122,9 +123,9 @@ def _follow(
     selector.register(process.stdout, selectors.EVENT_READ)
     deadline, look = time.monotonic() + limits.seconds, time.monotonic()
     buffer, open_ = b"", True
-    while process.poll() is None or open_:
+    while open_ or process.poll() is None:
         now = time.monotonic()
-        if now >= deadline:
+        if now >= deadline and process.poll() is None:
             watch.over = "timeout"
             _say_where(process)
             return
@@ -134,7 +135,7 @@ def _follow(
                 watch.over = "memory"
                 return
             look = now + _LOOK_EVERY
-        wait = min(deadline, look) - now
+        wait = max(0.0, min(deadline, look) - now)
         if not open_:  # it closed its output and has still to end
             time.sleep(min(wait, 0.05))
         elif selector.select(min(wait, _LOOK_EVERY)):
@@ -142,11 +143,22 @@ def _follow(
             open_ = bool(data)
             *lines, buffer = (buffer + data).split(b"\n")
             for line in lines:
-                message = json.loads(line)
-                watch.message(message)
-                follow(message)
-        elif process.poll() is not None:  # a child of it may hold the pipe open
+                if message := _message(line):
+                    watch.message(message)
+                    follow(message)
+        elif process.poll() is not None:  # a child of it may hold the pipe open, but nothing more is in it
             return
+
+
+def _message(line: bytes) -> dict[str, Any]:
+    """A whole message of `harness.cell.Reporter`; empty for what something else printed."""
+    with contextlib.suppress(ValueError):
+        found = json.loads(line)
+        kinds = ({"step": str, "done": int, "total": int}, {"finished": str}, {"failed": str, "memory": bool})
+        for kind in kinds:
+            if isinstance(found, dict) and all(isinstance(found.get(name), type_) for name, type_ in kind.items()):
+                return found
+    return {}
 
 
 def _say_where(process: subprocess.Popen) -> None:
@@ -157,12 +169,17 @@ def _say_where(process: subprocess.Popen) -> None:
 
 
 def _end(process: subprocess.Popen, tree: Tree) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()  # before the rest is reaped, or its exit status would be lost
-    tree.kill()
-    process.stdin.close()
-    process.stdout.close()
+    """Not to be interrupted: a second Ctrl-C, or a scheduler that repeats itself, would leave processes."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    try:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()  # before the rest is reaped, or its exit status would be lost
+        tree.kill()
+        process.stdin.close()
+        process.stdout.close()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _tail(log: Path) -> str:
@@ -174,7 +191,8 @@ def _tail(log: Path) -> str:
 
 def _reason(returncode: int) -> str:
     if returncode < 0:
-        name = signal.Signals(-returncode).name
+        names = {one.value: one.name for one in signal.Signals}
+        name = names.get(-returncode, f"signal {-returncode}")
         hint = " (by the system, for lack of memory?)" if name == "SIGKILL" else ""
         return f"killed by {name}{hint}"
     return f"exit status {returncode}"

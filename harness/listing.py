@@ -126,15 +126,19 @@ def _cells(cells: list[Cell], estimates: Sequence[str] = ()) -> str:
 
 
 def _states(cell: Cell) -> list[str]:
-    """Step by step: done, stale (there is a result under another key), half-trained or missing."""
-    states = []
-    for step in STEPS:
-        folder = cell.folders[step]
-        half = Checkpoints(Store(folder.parents[2]).unfinished(folder.name), 0.0).step() if step == "train" else 0
-        states.append(
-            "done" if folder.is_dir() else f"at step {half}" if half else "stale" if _others(folder) else "missing"
-        )
-    return states
+    """Step by step: done; to be done again (damaged, or behind one that is missing); at some step of the training;
+    stale (there is a result under another key); or missing."""
+    return [_state(cell, step, cell.finished()) for step in STEPS]
+
+
+def _state(cell: Cell, step: str, finished: Sequence[str]) -> str:
+    folder = cell.folders[step]
+    if step in finished:
+        return "done"
+    if folder.is_dir():
+        return "again"
+    half = Checkpoints(Store(folder.parents[2]).unfinished(folder.name), 0.0).step() if step == "train" else 0
+    return f"at step {half}" if half else "stale" if _others(folder) else "missing"
 
 
 def _others(folder: Path) -> list[Path]:

@@ -31,14 +31,16 @@ def hold(paths: Sequence[Path]) -> Iterator[tuple[int, ...]]:
     held: list[int] = []
     try:
         for path in paths:
-            held.append(_take(path))
+            descriptor = _take(path)
+            if descriptor is not None:
+                held.append(descriptor)
         yield tuple(held)
     finally:
         for descriptor in held:
             os.close(descriptor)
 
 
-def _take(path: Path) -> int:
+def _take(path: Path) -> int | None:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     try:
@@ -51,8 +53,10 @@ def _take(path: Path) -> int:
         os.close(descriptor)
         raise Busy(owner or "another process") from None
     except OSError as error:
-        if error.errno not in _UNSUPPORTED and error.errno != errno.ENOSPC:  # a full disk: locked, without a name
+        if error.errno != errno.ENOSPC:  # on a full disk it is locked, without a name
             os.close(descriptor)
+            if error.errno in _UNSUPPORTED:
+                return None
             raise
     except BaseException:
         os.close(descriptor)

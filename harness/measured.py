@@ -127,7 +127,8 @@ COSTS = (
         f"cost.{part}.{name}"
         for part, model in _PARTS.items()
         for name in model.model_fields
-        if name not in ("losses", "weights_digest", "environment", "implementation", "resumed")
+        if name
+        not in ("losses", "weights_digest", "environment", "implementation", "resumed", "gradient_norm", "moved")
     ),
     *_DERIVED,
 )

@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import resource
+import select
 import signal
 import sys
-import threading
-import time
 from pathlib import Path
+from typing import NoReturn
 
 import psutil
 
 _LINUX = sys.platform == "linux"
 _SUBREAPER, _DEATH_SIGNAL = 36, 1  # of prctl, <linux/prctl.h>
+_LOOK_EVERY = 0.05  # seconds: so long the end of a cell, or of its driver, may go unnoticed
 _CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # version 2, version 1
 
 
@@ -51,15 +53,8 @@ class Tree:
         return quick if quick < enough or not _LINUX else sum(_memory(one, shared=False) for one in members)
 
     def kill(self) -> None:
-        """Kill all of them; back when none is left. Again, because one may be starting another meanwhile."""
-        for _ in range(20):
-            members = self.members()
-            if not members:
-                return
-            for one in members:
-                with contextlib.suppress(psutil.Error):
-                    one.kill()
-            psutil.wait_procs(members, timeout=1.0)
+        """Kill all of them; back when none is left."""
+        _kill_descendants(self._before)
 
 
 def _memory(process: psutil.Process, shared: bool) -> int:
@@ -69,23 +64,55 @@ def _memory(process: psutil.Process, shared: bool) -> int:
     return 0
 
 
-def follow_driver() -> None:
-    """Called in a cell's process: it ends when the driver does, be it killed.
+def guard() -> None:
+    """Called first in a cell's process. Returns in a child of it, which does the work; the process itself stays as the
+    guardian: it ends with the child's status, and takes all that descends from it along.
 
-    Its standard input is a pipe that only the driver can close. On Linux the system kills it, too, in case that it
-    hangs in a library and no thread of it can run; and where memory is short it goes before the driver.
+    It does so, too, when the driver is gone: its standard input is a pipe that only the driver can close. It works in
+    no library, so that nothing can keep it from this. Where memory is short the child goes before the driver (Linux).
     """
-    threading.Thread(target=_end_with_input, daemon=True).start()
-    _prctl(_DEATH_SIGNAL, signal.SIGKILL)
+    _prctl(_SUBREAPER, 1)
+    worker = os.fork()
+    if worker:
+        _guardian(worker)
+    _prctl(_DEATH_SIGNAL, signal.SIGKILL)  # with the guardian, whatever may kill that
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="utf-8")
 
 
-def _end_with_input() -> None:
-    with contextlib.suppress(OSError):
-        while os.read(0, 1024):
-            time.sleep(0.1)
-    os.killpg(0, signal.SIGKILL)
+def _guardian(worker: int) -> NoReturn:
+    signal.signal(signal.SIGUSR1, lambda *_: os.kill(worker, signal.SIGUSR1))
+    os.closerange(1, 4096)  # the locks, the log and the driver's pipe are the worker's to hold
+    status = 1
+    while True:
+        ended, found = os.waitpid(worker, os.WNOHANG)
+        if ended:
+            status = os.waitstatus_to_exitcode(found)
+            break
+        with contextlib.suppress(InterruptedError):
+            if select.select([0], [], [], _LOOK_EVERY)[0] and not os.read(0, 1024):
+                break
+    _kill_descendants(set())
+    if status < 0:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        with contextlib.suppress(OSError, ValueError):
+            signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    os._exit(status)
+
+
+def _kill_descendants(spared: set[int]) -> None:
+    """Kill all descendants of this process but those ``spared``; again, for one may be starting another meanwhile."""
+    for _ in range(20):
+        members = [one for one in psutil.Process().children(recursive=True) if one.pid not in spared]
+        if not members:
+            return
+        for one in members:
+            with contextlib.suppress(psutil.Error):
+                one.kill()
+        psutil.wait_procs(members, timeout=1.0)
 
 
 def _prctl(option: int, value: int) -> None:

@@ -85,7 +85,9 @@ class TrainCost(Frozen):
     """What the train step writes. ``peak_memory`` in bytes: resident size, or the GPU's; without loader processes.
 
     ``implementation``: whose code ran, with version and commit, where it is not this project's. ``resumed``: the steps
-    that it went on from after it had been stopped; ``seconds`` leaves out what was lost.
+    that it went on from after it had been stopped; ``seconds`` leaves out what was lost. ``losses`` and
+    ``gradient_norm`` (before clipping) are the last step's; ``moved``: how far the weights are from where they began,
+    |end - begin| / |begin| over all that may learn.
     """
 
     seconds: float
@@ -97,6 +99,8 @@ class TrainCost(Frozen):
     environment: Environment
     implementation: str = ""
     resumed: tuple[int, ...] = ()
+    gradient_norm: Number = math.nan
+    moved: Number = math.nan
 
 
 class PredictCost(Frozen):

@@ -11,7 +11,7 @@ from rich.console import Console
 from harness import plots, samples, tables
 from harness.job import Job, changes
 from harness.record import Record, read_record
-from harness.store import digest, write_file, write_text
+from harness.store import digest, write_file
 from harness.suite import Row, RowPreset
 from methods.rcnn import published
 
@@ -58,8 +58,19 @@ def _in_preset(row: Row, changed: RowPreset | None) -> Row:
     return row.model_copy(update=own)
 
 
-def show_tables(job: Job, records: Sequence[Record], console: Console) -> None:
-    """Write every table and plot of the suite; print those that have something to show, or were asked for."""
+def show_tables(job: Job, records: Sequence[Record], console: Console) -> bool:
+    """Write every table and plot of the suite; print those that have something to show, or were asked for.
+
+    False where a file could not be written, on a full disk for example; what is printed is all there.
+    """
+    problems: list[str] = []
+
+    def keep(path: Path, content: str | bytes) -> None:
+        try:
+            write_file(path, lambda file: file.write(content.encode() if isinstance(content, str) else content))
+        except OSError as error:
+            problems.append(f"{path} cannot be written: {error.strerror or error}")
+
     folder, changed = tables_folder(job), changes(job)
     notes = [f"changed with --set: {', '.join(changed)}"] if changed else []
     notes += [f"data: {job.data_root}"] if job.data_root else []
@@ -83,7 +94,7 @@ def show_tables(job: Job, records: Sequence[Record], console: Console) -> None:
             ("csv", drawn.csv()),
             ("tex", drawn.latex(f"{folder.name}-{name}")),
         ):
-            write_text(folder / f"{name}.{suffix}", text)
+            keep(folder / f"{name}.{suffix}", text)
         # The terminal's width is the reader's business: a wrapped table is worse than a wide one.
         if name in job.tables or {record.settings.row for record in known} & set(table.rows or rows):
             console.print(f"\n{drawn.terminal()}", markup=False, highlight=False, soft_wrap=True)
@@ -92,9 +103,13 @@ def show_tables(job: Job, records: Sequence[Record], console: Console) -> None:
     for name, plot in job.suite.plots.items():
         image = plots.plot(plot, rows, job.preset, known, notes)
         if image is not None:
-            write_file(folder / f"{name}.png", lambda file, image=image: file.write(image))
+            keep(folder / f"{name}.png", image)
     if empty:
         console.print(
             f"\nnothing run yet of the tables {', '.join(empty)}: --tables NAME runs their rows", soft_wrap=True
         )
+    if problems:
+        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+        console.print(f"\n{problems[0]}{more}", style="red", markup=False, soft_wrap=True)
     console.print(f"\ntables: {folder}   records: {job.store.output / 'records'}", markup=False, soft_wrap=True)
+    return not problems

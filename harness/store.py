@@ -40,10 +40,16 @@ def digest(*parts: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def code_digests(files: Iterable[Path]) -> dict[str, str]:
-    """A key of each Python source, by folder and name, that ignores comments, layout and docstrings: only what runs
-    counts."""
-    return {f"{path.parent.name}/{path.name}": _running_code(path, path.stat().st_mtime_ns) for path in sorted(files)}
+def code_digests(files: Iterable[Path], root: Path = Path("/")) -> dict[str, str]:
+    """A key of each Python source that ignores comments, layout and docstrings: only what runs counts.
+
+    Sources below ``root`` by their place in it, others by folder and name.
+    """
+    names = {
+        path: str(path.relative_to(root)) if path.is_relative_to(root) else f".../{path.parent.name}/{path.name}"
+        for path in sorted(files)
+    }
+    return {name: _running_code(path, path.stat().st_mtime_ns) for path, name in names.items()}
 
 
 @functools.lru_cache(maxsize=256)
@@ -78,6 +84,15 @@ def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def _to_disk(path: Path) -> None:
+    """What is renamed next must not turn out empty after a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class Store:
@@ -118,19 +133,18 @@ class Store:
         """A folder for the drafts of one cell, whose locks the caller holds: what a killed process left there goes."""
         folder = self.output / "drafts" / name
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         try:
             yield folder.resolve()
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-            with suppress(OSError):  # another cell may be at work
-                folder.parent.rmdir()
 
     def tidy(self) -> None:
         """Remove drafts of processes that are no more."""
         for folder in (self.output / "drafts").glob("*"):
-            with suppress(Busy, OSError), hold([self.lock(self.output / "steps" / "evaluate" / folder.name)]):
-                shutil.rmtree(folder, ignore_errors=True)
+            with suppress(Busy, OSError), hold([self.lock(self.output / "steps" / "evaluate" / folder.name)]) as held:
+                if held:  # else the file system has no locks, and nobody knows whose they are
+                    shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
     def create(self, final: Path, drafts: Path) -> Iterator[Path]:
@@ -139,6 +153,8 @@ class Store:
         draft = Path(tempfile.mkdtemp(dir=drafts))
         os.chmod(draft, 0o755)
         yield draft
+        for path in (*(one for one in draft.iterdir() if one.is_file()), draft):
+            _to_disk(path)
         with suppress(FileNotFoundError):  # a damaged step
             os.rename(final, Path(tempfile.mkdtemp(dir=drafts)) / "old")
         os.rename(draft, final)

@@ -41,12 +41,12 @@ def run(job: Job, console: Console) -> int:
         done = f"{len(records)} of {len(job.cells)} cells are done and kept"
         console.print(f"\ninterrupted: {done}; the same command goes on")
         return 1
-    show_tables(job, records, console)
+    written = show_tables(job, records, console)
     failed = [record for record in records if record.status != "ok"]
     for record in failed:  # the whole reason; the log's tail is in the record
         console.print(f"{record.cell} {record.status}: {record.reason}", style="red", markup=False, soft_wrap=True)
     _say_left_out(job, console)
-    return 1 if failed or job.left_out else 0
+    return 1 if failed or job.left_out or not written else 0
 
 
 def _say_left_out(job: Job, console: Console) -> None:
@@ -71,14 +71,16 @@ def _records(job: Job, console: Console) -> Iterator[Record]:
 
 def _in_turn(job: Job, console: Console) -> Iterator[Record]:
     """Cell by cell; one that another run is at work on is put off, and its results are taken over then."""
-    start, told = time.time(), set()
+    told, before = set(), {cell.record: _content(cell.record) for cell in job.cells}
     waiting = [(f"[{number}/{len(job.cells)}] {one.settings.cell}", one) for number, one in enumerate(job.cells, 1)]
     while waiting:
         for place, (title, cell) in enumerate(waiting):
             locks = [job.store.lock(cell.folders[step]) for step in STEPS if step not in cell.finished()]
             try:
                 with hold(locks) as held:
-                    record = _run_cell(job, cell, title, console, held, start)
+                    record = _run_cell(job, cell, title, console, held, before[cell.record])
+            except OSError as error:  # a disk that is full, or may not be written: the next cell may need none
+                record = make_record(cell, Outcome("failed", f"the driver cannot run it: {error}", ""))
             except Busy as error:
                 if title not in told:
                     console.print(f"{title}: another run is at work on it ({error})", markup=False, soft_wrap=True)
@@ -113,15 +115,15 @@ def _verify_data(job: Job, console: Console) -> None:
             write_text(marker, f"{split.info.name} {split.info.split}: {len(split)} samples\n")
 
 
-def _run_cell(job: Job, cell: Cell, title: str, console: Console, locks: Sequence[int], start: float) -> Record:
-    """Run what is missing of a cell whose ``locks`` are held; ``start`` is the time at which this run began."""
+def _run_cell(job: Job, cell: Cell, title: str, console: Console, locks: Sequence[int], before: bytes) -> Record:
+    """Run what is missing of a cell whose ``locks`` are held; ``before``: its record's content when this run began."""
     finished = cell.finished()
     missing = [step for step in STEPS if step not in finished]
     record = read_record(cell.record)
     if record is not None and not missing and record.status == "ok":
         console.print(f"{title}: reused {', '.join(STEPS)}", markup=False)
         return record
-    if record is not None and missing and cell.record.stat().st_mtime > start:
+    if record is not None and missing and _content(cell.record) != before:
         console.print(f"{title}: {record.status} in another run, just now", markup=False)
         return record
     checkpoints = Checkpoints(job.store.unfinished(cell.folders["train"].name), 0.0)
@@ -148,6 +150,14 @@ def _run_cell(job: Job, cell: Cell, title: str, console: Console, locks: Sequenc
     except OSError as error:  # on a full disk the sweep goes on: a later cell may need none
         console.print(f"{title}: its record cannot be written: {error}", style="red", markup=False, soft_wrap=True)
     return record
+
+
+def _content(path: Path) -> bytes:
+    """A file's content; nothing where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
 def cell_plan(cell: Cell, store: Store, data_root: Path | None, drafts: Path, missing: Sequence[str]) -> CellPlan:

@@ -71,6 +71,7 @@ def train(
     stages = settings.stages()
     model = fabric.setup_module(method)
     model.mark_forward_method("loss")
+    begin = {name: value.detach().cpu().clone() for name, value in method.named_parameters() if value.requires_grad}
     earlier = checkpoints.latest() if checkpoints else None
     if earlier:
         method.load_state_dict(earlier.model)
@@ -91,6 +92,8 @@ def train(
         parameters=sum(parameter.numel() for parameter in method.parameters()),
         peak_memory=run.memory(),
         losses=run.losses,
+        gradient_norm=run.gradient_norm,
+        moved=moved(method, begin),
         weights_digest=weights_digest(method),
         environment=environment(fabric.device.type == "cuda"),
         implementation=method.implementation(method.config),
@@ -115,6 +118,7 @@ class _Run:
         self.fabric, self.model, self.seed, self.steps, self.progress = fabric, model, seed, steps, progress
         self.checkpoints, self.start, self.earlier = checkpoints, start, earlier
         self.losses: dict[str, float] = earlier.losses if earlier else {}
+        self.gradient_norm = earlier.gradient_norm if earlier else math.nan
         self.resumed = [*earlier.resumed, earlier.done] if earlier else []
 
     def seconds(self) -> float:
@@ -151,7 +155,11 @@ class _Run:
             optimizer.zero_grad(set_to_none=True)
             fabric.backward(total)
             if settings.clip:
-                fabric.clip_gradients(model, optimizer, max_norm=settings.clip, error_if_nonfinite=False)
+                norm = fabric.clip_gradients(model, optimizer, max_norm=settings.clip, error_if_nonfinite=False)
+            elif step == settings.steps:
+                norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+            if step == settings.steps:
+                self.gradient_norm = float(norm)
             optimizer.step()
             schedule.step()
             if step % 10 == 0 or step == settings.steps:
@@ -191,6 +199,7 @@ class _Run:
             schedule=schedule.state_dict(),
             precision=self.fabric.strategy.precision.state_dict(),
             losses=self.losses,
+            gradient_norm=self.gradient_norm,
             seconds=self.seconds(),
             peak_memory=self.memory(),
             resumed=self.resumed,
@@ -207,6 +216,14 @@ def _to_training(model: torch.nn.Module, settings: TrainSettings, frozen: Sequen
             settings.frozen_statistics or still & {id(parameter) for parameter in module.parameters(recurse=False)}
         ):
             module.eval()
+
+
+def moved(method: Method, begin: Mapping[str, torch.Tensor]) -> float:
+    """|end - begin| / |begin| over the parameters of ``begin``, as one vector; 0 without one."""
+    now = dict(method.named_parameters())
+    away = sum(float((now[name].detach().cpu() - value).double().square().sum()) for name, value in begin.items())
+    size = sum(float(value.double().square().sum()) for value in begin.values())
+    return math.sqrt(away / size) if size else 0.0
 
 
 def start_from(method: Method, path: Path) -> None:

@@ -68,6 +68,8 @@ def test_every_method_goes_on_as_if_nothing_had_happened(name: str, tmp_path: Pa
     resumed = stopped_and_resumed(name, tmp_path, scenes, settings(), [1, 3])
     assert resumed.weights_digest == whole.weights_digest
     assert resumed.losses == whole.losses
+    assert (resumed.gradient_norm, resumed.moved) == (whole.gradient_norm, whole.moved)
+    assert whole.gradient_norm > 0 < whole.moved
     assert resumed.resumed == (1, 3)
     assert whole.resumed == ()
 
@@ -110,7 +112,7 @@ def test_progress_begins_where_the_training_goes_on(tmp_path: Path, scenes) -> N
 
 def state(done: int) -> State:
     model = {"weight": torch.full((3,), float(done))}
-    return State(done, 0, done, model, {}, {}, {}, {"pull": 0.5}, 1.0, 10, [])
+    return State(done, 0, done, model, {}, {}, {}, {"pull": 0.5}, 2.0, 1.0, 10, [])
 
 
 def test_the_last_two_are_kept_and_a_damaged_one_is_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -125,9 +127,11 @@ def test_the_last_two_are_kept_and_a_damaged_one_is_passed_over(tmp_path: Path, 
     content[len(content) // 2] ^= 1
     newer.write_bytes(content)
     assert kept.latest().done == 2
-    assert "is passed over: ValueError: its content is not what was written" in capsys.readouterr().err
+    assert "is removed: ValueError: its content is not what was written" in capsys.readouterr().err
     older.write_bytes(older.read_bytes()[:100])
     assert kept.latest() is None
+    kept.save(state(1))
+    assert kept.latest().done == 1, "what was damaged does not stand in the way of the next"
 
 
 def test_a_file_that_would_run_something_is_not_run(tmp_path: Path) -> None:

@@ -390,7 +390,7 @@ def test_rows_of_a_table_that_cannot_run_are_left_out_and_said(tmp_path: Path, m
 
 def test_rows_that_are_left_out_are_said_and_make_the_status_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep, "_records", lambda job, console: iter(()))
-    monkeypatch.setattr(sweep, "show_tables", lambda job, records, console: None)
+    monkeypatch.setattr(sweep, "show_tables", lambda job, records, console: True)
     text = io.StringIO()
     for left_out, status in (({"a": "its library is missing"}, 1), ({}, 0)):
         assert sweep.run(SimpleNamespace(left_out=left_out, cells=[]), Console(file=text)) == status

@@ -36,7 +36,7 @@ def sleepers(mark: object) -> list[int]:
             line = " ".join(one.cmdline())
         except psutil.Error:
             continue
-        if str(mark) in line and "pytest" not in line and one.status() != psutil.STATUS_ZOMBIE:
+        if str(mark) in line and one.pid != os.getpid() and one.status() != psutil.STATUS_ZOMBIE:
             found.append(one.pid)
     return found
 
@@ -132,7 +132,8 @@ subprocess.run([sys.executable, "-c", orphan], check=True)
     assert sleepers(tmp_path) == []
 
 
-CELL = "from harness.processes import follow_driver; follow_driver(); import time; print('{}', flush=True); "
+CELL = "from harness.processes import guard; guard(); import os, subprocess, sys, time\n"
+MESSAGE = """print('{"finished": "x"}', flush=True)\n"""
 DRIVER = """
 import sys, pathlib
 from harness.launch import Limits, supervise
@@ -144,14 +145,22 @@ with hold([lock]) as held:
 """
 
 
+ENDLESS = {
+    "sleeps": MESSAGE + "time.sleep(1000)",
+    "holds the interpreter": "import ctypes\n" + MESSAGE + "ctypes.PyDLL(None).sleep(1000)",
+    "is busy beside a fork": "os.fork()\n" + MESSAGE + "while True: pass",
+    "left a session": "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(1000)  # MARK'], "
+    "start_new_session=True)\n" + MESSAGE + "time.sleep(1000)",
+}
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
-@pytest.mark.parametrize("hang", ["time.sleep(1000)", "import ctypes; ctypes.PyDLL(None).sleep(1000)"])
+@pytest.mark.parametrize("hang", ENDLESS.values(), ids=ENDLESS)
 def test_a_cell_ends_with_its_driver(number: signal.Signals, hang: str, tmp_path: Path) -> None:
-    """Also one that holds the interpreter, on Linux; and the lock is free when both are gone."""
-    if "PyDLL" in hang and sys.platform != "linux":
-        pytest.skip("only Linux ends a process that runs no code of its own")
+    """With all that it started, whatever it does; and the lock is free when all are gone."""
     mark = f"groupbench-{number}-{os.getpid()}-{len(hang)}"
-    command = [sys.executable, "-c", DRIVER, str(tmp_path / "lock"), str(tmp_path / "log"), f"{CELL}{hang}  # {mark}"]
+    script = f"{CELL}{hang.replace('MARK', mark)}  # {mark}"
+    command = [sys.executable, "-c", DRIVER, str(tmp_path / "lock"), str(tmp_path / "log"), script]
     driver = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert driver.stdout.readline() == "runs\n"
     with pytest.raises(Busy, match=f"process {driver.pid} on "), hold([tmp_path / "lock"]):
@@ -177,6 +186,36 @@ def test_a_child_keeps_the_lock_of_a_driver_that_is_gone(tmp_path: Path) -> None
     child.wait()
     with hold([lock]):
         pass
+
+
+def test_the_cell_is_given_its_locks(tmp_path: Path) -> None:
+    with hold([tmp_path / "lock"]) as held:
+        script = f"import os, sys; print(os.fstat({held[0]}).st_ino, file=sys.stderr)"
+        found = supervise([sys.executable, "-c", script], tmp_path / "log", AMPLE, lambda _: None, held)
+    assert found.log == str((tmp_path / "lock").stat().st_ino)
+
+
+def test_a_guarded_cell_ends_as_it_would_alone(tmp_path: Path) -> None:
+    """The guardian passes status, signal and messages on, and leaves nothing behind."""
+    assert outcome(f"{CELL}os._exit(3)", tmp_path).reason == "exit status 3"
+    assert outcome(f"{CELL}os.kill(os.getpid(), 11)", tmp_path).reason == "killed by SIGSEGV"
+    assert outcome(f"{CELL}os.kill(os.getpid(), 40)", tmp_path).reason == "killed by signal 40"
+    script = f"{CELL}subprocess.Popen([sys.executable, '-c', {sleeps(tmp_path)!r}], start_new_session=True)\n{MESSAGE}"
+    messages = []
+    assert outcome(script, tmp_path, messages=messages).status == "ok"
+    assert (messages, sleepers(tmp_path)) == ([{"finished": "x"}], [])
+
+
+def test_what_is_no_message_is_passed_over(tmp_path: Path) -> None:
+    """A file that Python runs at its start may print; names in a reason may be no text."""
+    script = """
+print("hello")
+print('{"step": "train"}')
+print('{"failed": "no file \\\\udc80", "memory": false}')
+"""
+    messages = []
+    assert outcome(script, tmp_path, messages=messages).reason == "no file ?"
+    assert [list(one) for one in messages] == [["failed", "memory"]]
 
 
 def test_all_locks_or_none(tmp_path: Path) -> None:

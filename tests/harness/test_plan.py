@@ -65,8 +65,9 @@ def test_a_borrowed_grouping_is_part_of_the_prediction_alone(tmp_path: Path, mon
     assert own["train"] == lent["train"]
     real = module.code_digests
 
-    def changed(files: Iterable[Path]) -> dict[str, str]:
-        return {name: key + "changed" * name.endswith("recurrent_mean_shift.py") for name, key in real(files).items()}
+    def changed(files: Iterable[Path], root: Path) -> dict[str, str]:
+        found = real(files, root)
+        return {name: key + "changed" * name.endswith("recurrent_mean_shift.py") for name, key in found.items()}
 
     monkeypatch.setattr(module, "code_digests", changed)
     assert keys(tmp_path) == own

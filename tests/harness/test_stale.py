@@ -79,7 +79,7 @@ def test_code_makes_stale_and_is_named_but_words_do_not(source: Path, tmp_path: 
     change(source, "nn.Dropout(0.3)", "nn.Dropout(0.4)")
     after = cell(source, tmp_path / "out")
     assert after.finished() == []
-    assert why_stale(after) == f"train: method's code {tmp_path.name}/mine.py"
+    assert why_stale(after) == f"train: method's code .../{tmp_path.name}/mine.py"
 
 
 def test_another_seed_is_another_result_not_a_stale_one(source: Path, tmp_path: Path) -> None:
