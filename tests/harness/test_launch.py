@@ -148,7 +148,7 @@ with hold([lock]) as held:
 ENDLESS = {
     "sleeps": MESSAGE + "time.sleep(1000)",
     "holds the interpreter": "import ctypes\n" + MESSAGE + "ctypes.PyDLL(None).sleep(1000)",
-    "is busy beside a fork": "os.fork()\n" + MESSAGE + "while True: pass",
+    "is busy beside a fork": "if os.fork(): " + MESSAGE + "while True: pass",
     "left a session": "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(1000)  # MARK'], "
     "start_new_session=True)\n" + MESSAGE + "time.sleep(1000)",
 }
