@@ -312,6 +312,11 @@ def start() -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 1
+    except SystemExit as end:
+        if end.code != 130:  # what typer makes of Ctrl-C
+            raise
+        print("interrupted", file=sys.stderr)
+        return 1
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,7 +1,8 @@
 """Make the committed weights of suite tiny: `python -m benchmarks.tiny_weights [--only ROW,...]`, half an hour of CPU.
 
 What names shapes is dear to learn: pull/push learns it first, and the others start from its weights where theirs have
-the same name and shape, with the same encoder at least. All learn on scenes of the split train and on no other.
+the same name and shape, with the same encoder at least: from its whole ones in --scratch, or else from the committed
+ones. All learn on scenes of the split train and on no other.
 """
 
 from __future__ import annotations
@@ -44,16 +45,32 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(STEPS), help="methods, separated by commas")
     parser.add_argument("--scratch", type=Path, default=Path("build/tiny_weights"), help="folder for whole weights")
     given = parser.parse_args()
+    names = given.only.split(",")
+    if unknown := [name for name in names if name not in STEPS]:
+        parser.error(f"--only: no weights are made for {', '.join(unknown)}; there are {', '.join(STEPS)}")
     torch.set_num_threads(1)
     given.scratch.mkdir(parents=True, exist_ok=True)
     FOLDER.mkdir(parents=True, exist_ok=True)
-    for name in given.only.split(","):
+    for name in sorted(names, key=lambda name: name != FIRST):
         whole = given.scratch / f"{name}.safetensors"
         start = time.perf_counter()
-        losses = learn(name, whole, None if name == FIRST else given.scratch / f"{FIRST}.safetensors")
+        first = None if name == FIRST else first_weights(given.scratch, FOLDER)
+        if first is None and name != FIRST:
+            parser.error(f"{name} starts from the weights of {FIRST}, which are not there: run --only {FIRST} first")
+        if first is not None:
+            print(f"{name}: starts from {first}", flush=True)
+        losses = learn(name, whole, first)
         save_file(small(load_file(whole)), FOLDER / whole.name)
         size = (FOLDER / whole.name).stat().st_size
         print(f"{name}: {time.perf_counter() - start:.0f} s, {size} bytes, {losses}", flush=True)
+
+
+def first_weights(*folders: Path) -> Path | None:
+    """The weights that the others start from, in the first folder that has them.
+
+    The committed ones are rounded (`small`): what starts from them ends elsewhere than from the whole ones.
+    """
+    return next((path for folder in folders if (path := folder / f"{FIRST}.safetensors").is_file()), None)
 
 
 def learn(name: str, path: Path, first: Path | None) -> dict[str, float]:

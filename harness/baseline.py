@@ -28,10 +28,17 @@ BASELINES = ROOT / "results" / "baselines"
 FORMAT = 1
 CONFIDENCE = 0.99  # two-sided, that a delta which is noise stays within the tolerance
 SHARE_FLOOR = {False: 0.0002, True: 0.005}  # by whether the row trains: 0.02 and 0.5 points of AP
-RELATIVE_FLOOR = {False: 1e-3, True: 0.05}  # of what is no share: losses, counts
+RELATIVE_FLOOR = {False: 1e-3, True: 0.05}  # of what is no share: losses, gradients, counts; our choice
+ABSOLUTE_FLOOR = 1e-6  # of these, where the baseline is 0
+# A row that trains is judged by the first number of these kinds: each of many more would leave its tolerance by chance
+# once in a hundred times, and say the same.
+MAIN = frozenset(
+    KINDS[kind].shown[0] for kind in ("voc", "coco", "boxes", "cityscapes", "proposals", "semantic", "boundary")
+)
 _STILL = 1e-9  # a training whose steps x rate are no more than this moves no weight that float32 can tell
-_NO_SHARES = ("proposals@", "ods_threshold", "loss/")
-_LEAST_SEEDS = 3  # two differences do not show a spread
+OF_TRAINING = ("loss/", "train/")  # what the train step measures
+_NO_SHARES = ("proposals@", "ods_threshold", *OF_TRAINING)
+LEAST_SEEDS = 3  # of a row that trains: two differences do not show a spread
 _ONE_LINE = 4  # levels of the file above the objects that stand on one line
 
 
@@ -186,13 +193,25 @@ def trains(recipe: TrainSettings) -> bool:
 
 
 def numbers_of(record: Record) -> dict[str, float]:
-    """What is compared: the main numbers of every kind of metric (NaN: does not exist), and the last loss terms."""
-    found = {}
+    """What is compared (NaN: does not exist): the numbers of a short table, the last loss terms, and of the training
+    the last gradient's norm ("train/gradient_norm") and how far it moved the weights ("train/moved").
+
+    Of a row that trains, only what `is_compared` names.
+    """
+    found, trained = {}, trains(record.settings.train)
     for kind, verdict in record.evaluation.verdicts.items():
         shown = KINDS[kind].shown if kind in KINDS else ()
         found |= {name: verdict.metrics[name].value for name in shown if name in verdict.metrics}
-    losses = record.train.losses if record.train else {}
-    return found | {f"loss/{term}": value for term, value in losses.items()}
+    if cost := record.train:
+        found |= {f"loss/{term}": value for term, value in cost.losses.items()}
+        of_training = {"train/gradient_norm": cost.gradient_norm, "train/moved": cost.moved if trained else math.nan}
+        found |= {name: value for name, value in of_training.items() if not math.isnan(value)}
+    return {name: value for name, value in found.items() if is_compared(name, trained)}
+
+
+def is_compared(metric: str, trained: bool) -> bool:
+    """Rows that train nothing are exact, so that every number counts; of the others, what the training shows."""
+    return not trained or metric in MAIN or metric.startswith(OF_TRAINING)
 
 
 def is_share(metric: str) -> bool:
@@ -207,7 +226,7 @@ def tolerance(metric: str, values: Sequence[float], trained: bool) -> tuple[floa
     ``values``: t s sqrt(2), t being Student's for n - 1 degrees of freedom at `CONFIDENCE`, two-sided.
     """
     least, known = floor(metric, values, trained), [value for value in values if not math.isnan(value)]
-    if trained and len(known) >= _LEAST_SEEDS:
+    if trained and len(known) >= LEAST_SEEDS:
         spread = float(np.std(known, ddof=1)) * math.sqrt(2.0)
         allowed = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(known) - 1)) * spread
         if allowed > least:
@@ -220,7 +239,10 @@ def floor(metric: str, values: Sequence[float], trained: bool) -> float:
     if is_share(metric):
         return SHARE_FLOOR[trained]
     known = [abs(value) for value in values if not math.isnan(value)]
-    return RELATIVE_FLOOR[trained] * (sum(known) / len(known) if known else 0.0)
+    mean = sum(known) / len(known) if known else math.nan
+    if mean == 0.0:
+        return ABSOLUTE_FLOOR
+    return RELATIVE_FLOOR[trained] * mean if known else 0.0
 
 
 def for_seeds(metric: str, value: Value, trained: bool, seeds: int) -> float:

@@ -18,6 +18,7 @@ import torch
 
 from datasets.base import Dataset, DatasetError
 from datasets.transforms import fitted
+from harness.checkpoint import Checkpoints
 from harness.keys import stage_config
 from harness.plan import Cell, load_method, open_data
 from harness.settings import TrainSettings, build_config
@@ -66,13 +67,23 @@ def estimate(cell: Cell, data_root: Path | None, store: Store) -> Estimate:
             settings.method, json.dumps(of_training, sort_keys=True), categories, settings.train.optimizer
         )
         areas = [stage.batch_size * _training_pixels(splits.train, stage) for stage in settings.train.stages()]
-        train = sum(stage.steps * step.at(area) for stage, area in zip(settings.train.stages(), areas, strict=True))
+        done = Checkpoints(store.unfinished(cell.folders["train"].name), 0.0).step()
+        train = sum(left * step.at(area) for left, area in zip(_left(settings.train, done), areas, strict=True))
         memory += _OPTIMISER * weights + kept.at(max(areas))
     if "predict" not in finished:
         shape = fitted(splits.val[0].semantic.shape, settings.predict.short_side, settings.predict.long_side)
         config = json.dumps(settings.config, sort_keys=True)
         predict = len(splits.val) * _prediction(settings.method, config, categories).at(shape[0] * shape[1])
     return Estimate(train, predict, memory)
+
+
+def _left(settings: TrainSettings, done: int) -> list[int]:
+    """The steps of each stage that are still to be made after ``done`` in all."""
+    left = []
+    for stage in settings.stages():
+        left.append(max(stage.steps - done, 0))
+        done = max(done - stage.steps, 0)
+    return left
 
 
 def _training_pixels(data: Dataset, settings: TrainSettings) -> float:

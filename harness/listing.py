@@ -148,22 +148,22 @@ def _others(folder: Path) -> list[Path]:
 
 
 def why_stale(cell: Cell) -> str:
-    """Why the first step that is missing cannot use the newest result there is; empty where there is none."""
+    """Why the first step that is missing cannot use the nearest result there is; empty where there is none."""
     for step in STEPS:
         folder = cell.folders[step]
         if not folder.is_dir():
-            others = _others(folder)
-            return f"{step}: {_why(others[0], cell.inputs[step])}" if others else ""
+            # Rows may share the name of their training: the result that differs least is the one to speak of.
+            reasons = [_why(other, cell.inputs[step]) for other in _others(folder)]
+            return f"{step}: {'; '.join(min(reasons, key=len))}" if reasons else ""
     return ""
 
 
-def _why(old: Path, inputs: Mapping[str, Any]) -> str:
+def _why(old: Path, inputs: Mapping[str, Any]) -> list[str]:
     try:
         before = json.loads((old / INPUTS).read_text(encoding="utf-8"))
-        reasons = differences(before, json.loads(json.dumps(inputs)))
+        return differences(before, json.loads(json.dumps(inputs))) or ["the key is made otherwise"]
     except (OSError, ValueError, AttributeError):
-        return "the result there is does not say what it was made of"
-    return "; ".join(reasons) or "the key is made otherwise"
+        return ["the result there is does not say what it was made of"]
 
 
 def _print_stale(console: Console, cells: Sequence[Cell]) -> None:

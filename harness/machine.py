@@ -272,6 +272,9 @@ def hub_cache() -> list[Line]:
 
     folder = Path(constants.HF_HUB_CACHE)
     names = sorted(path.name.removeprefix("models--timm--") for path in folder.glob("models--timm--*"))
+    nearest = next(one for one in (folder, *folder.parents) if one.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        return [Line("timm's weights", f"{folder} cannot be written", "WRONG", "set HF_HOME to a folder of yours")]
     how = "HF_HUB_OFFLINE is set: nothing is fetched" if constants.HF_HUB_OFFLINE else "fetched when first used"
     if names:
         return [Line("timm's weights", f"{folder}: {', '.join(names)}; others: {how}")]

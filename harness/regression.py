@@ -12,7 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.baseline import Baseline, Line, data_of, fingerprints_of, for_seeds, line_key, numbers_of, settings_of
+from harness.baseline import (
+    OF_TRAINING,
+    Baseline,
+    Line,
+    data_of,
+    fingerprints_of,
+    for_seeds,
+    is_compared,
+    line_key,
+    numbers_of,
+    settings_of,
+)
 from harness.listing import why_stale
 from harness.measured import UNMEASURED, Measured, measured
 from harness.plan import Cell
@@ -28,7 +39,7 @@ FAILING = (
     "failed",
 )  # verdicts that end the check with status 1; the others are ok, improvement and new
 _LOWER_IS_BETTER = "lost_"
-_TWO_SIDED = ("loss/", "proposals@", "ods_threshold")  # more is not better, and less is not worse
+_TWO_SIDED = (*OF_TRAINING, "proposals@", "ods_threshold")  # more is not better, and less is not worse
 # How an evaluation is summed up, and which of them are made: neither changes a number that both have.
 _FREE = ("evaluate.resamples", "evaluate.confidence", "evaluate.protocols")
 _LONGEST = 60  # characters of a setting's value that a reason tells
@@ -125,22 +136,34 @@ def _without_record(key: str, states: Sequence[State]) -> list[Finding]:
 
 
 def compare_line(line: Line, states: Sequence[State]) -> list[Finding]:
-    """The findings of one row on one data set, over the seeds that baseline and ``states`` share."""
-    key = line_key(line.row, line.data_name)
-    seeds = {seed for value in line.metrics.values() for seed in value.seeds}
+    """The findings of one row on one data set: numbers over the seeds that baseline and ``states`` share.
+
+    Every state must have a record, and every record must be comparable, also of a seed that the baseline lacks. Of a
+    row that trains nothing one seed says it all: its further seeds need not be run.
+    """
+    key, seeds = line_key(line.row, line.data_name), seeds_of(line)
     shared = [state for state in states if str(state.cell.settings.seed) in seeds]
-    if not shared:
-        own = ", ".join(str(state.cell.settings.seed) for state in states)
-        if not line.trained:  # its first seed says it all
-            return [Finding(key, "", "ok", f"seed {own} is not compared: it trains nothing")]
-        return [Finding(key, "", "incomparable", f"no seed in common: {', '.join(sorted(seeds))} -> {own}")]
-    found = _without_record(key, shared)
-    records = [state.record for state in shared if state.record is not None]
-    if not records:
-        return found
-    if reasons := differences(line, shared[0].cell, records[0]):
+    further = [state for state in states if str(state.cell.settings.seed) not in seeds]
+    if not line.trained and shared:
+        further = [state for state in further if state.verdict != "missing"]
+    found = _without_record(key, [*shared, *further])
+    pairs = [(state.cell, state.record) for state in (*shared, *further) if state.record is not None]
+    reasons = dict.fromkeys(reason for cell, record in pairs for reason in differences(line, cell, record))
+    if reasons:
         return [*found, Finding(key, "", "incomparable", "; ".join(reasons))]
-    return found + _compare_numbers(key, line, records)
+    alone = ", ".join(str(state.cell.settings.seed) for state in further if state.record is not None)
+    if alone and not line.trained:
+        found.append(Finding(key, "", "ok", f"seed {alone} is not compared: it trains nothing"))
+    elif alone and shared:
+        found.append(Finding(key, "", "new", f"seed {alone}: the baseline has no such seed"))
+    elif alone:
+        found.append(Finding(key, "", "incomparable", f"no seed in common: {', '.join(sorted(seeds))} -> {alone}"))
+    records = [state.record for state in shared if state.record is not None]
+    return found + _compare_numbers(key, line, records, [record for _, record in pairs]) if records else found
+
+
+def seeds_of(line: Line) -> set[str]:
+    return {seed for value in line.metrics.values() for seed in value.seeds}
 
 
 def differences(line: Line, cell: Cell, record: Record) -> list[str]:
@@ -174,14 +197,15 @@ def _told(values: Mapping[str, Any], name: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
-def _compare_numbers(key: str, line: Line, records: Sequence[Record]) -> list[Finding]:
-    other = _other_judgements(line, records)
+def _compare_numbers(key: str, line: Line, records: Sequence[Record], every: Sequence[Record]) -> list[Finding]:
+    """The numbers of ``records``; how they were judged must be the baseline's way in ``every`` one."""
+    other = _other_judgements(line, every)
     numbers = {str(record.settings.seed): (record, numbers_of(record)) for record in records}
     kinds = {name: kind for record in records for kind, verdict in record.evaluation.verdicts.items()
              for name in verdict.metrics}  # fmt: skip
     found = [Finding(key, "", "incomparable", reason) for reason in other.values()]
     for metric in line.metrics:
-        if kinds.get(metric) not in other:
+        if kinds.get(metric) not in other and is_compared(metric, line.trained):
             found.append(_compare_number(key, line, metric, numbers))
     new = sorted({name for _, values in numbers.values() for name in values} - set(line.metrics))
     found += [
@@ -192,17 +216,17 @@ def _compare_numbers(key: str, line: Line, records: Sequence[Record]) -> list[Fi
 
 def _other_judgements(line: Line, records: Sequence[Record]) -> dict[str, str]:
     """Kinds of metric that judge otherwise now, with the difference in words."""
-    reasons = {}
-    for kind, now in records[0].evaluation.verdicts.items():
+    found: dict[str, dict[str, None]] = {}
+    for kind, now in (verdict for record in records for verdict in record.evaluation.verdicts.items()):
         before = line.kinds.get(kind)
         if before is None:
             continue
         pairs = {"version": (before.version, now.version), "variant": (before.variant, now.variant),
                  "number of instances": (before.instances, now.instances)}  # fmt: skip
-        told = [f"{name} {old} -> {new}" for name, (old, new) in pairs.items() if old != new]
+        told = {f"{name} {old} -> {new}": None for name, (old, new) in pairs.items() if old != new}
         if told:
-            reasons[kind] = f"{kind}: other metric: {'; '.join(told)}"
-    return reasons
+            found.setdefault(kind, {}).update(told)
+    return {kind: f"{kind}: other metric: {'; '.join(told)}" for kind, told in found.items()}
 
 
 def _compare_number(
@@ -228,7 +252,7 @@ def _compare_number(
         return Finding(key, metric, "ok", "does not exist, nor in the baseline", seeds=len(both), exact=True)
     before = sum(pairs[seed][0] for seed in known) / len(known)
     now = Measured(sum(pairs[seed][1] for seed in known) / len(known))
-    if not metric.startswith("loss/"):
+    if not metric.startswith(OF_TRAINING):
         of_records = measured([numbers[seed][0] for seed in known], metric)
         now = Measured(now.value, of_records.low, of_records.high)
     allowed = for_seeds(metric, value, line.trained, len(known))

@@ -44,7 +44,11 @@ def run(job: Job, console: Console) -> int:
     written = show_tables(job, records, console)
     failed = [record for record in records if record.status != "ok"]
     for record in failed:  # the whole reason; the log's tail is in the record
-        console.print(f"{record.cell} {record.status}: {record.reason}", style="red", markup=False, soft_wrap=True)
+        log = job.store.output / "logs" / f"{record.cell}-{record.provenance.keys['evaluate']}" / "log.txt"
+        where = f"   log: {log}" if log.is_file() else ""
+        console.print(
+            f"{record.cell} {record.status}: {record.reason}{where}", style="red", soft_wrap=True, markup=False
+        )
     _say_left_out(job, console)
     return 1 if failed or job.left_out or not written else 0
 

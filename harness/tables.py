@@ -75,7 +75,14 @@ def draw(
             cells[0] = line.verdict  # without a column for the verdict the first number's place says why there is none
         body.append((line.title, *cells, *[line.seeds_text(asked)] * (asked > 1), *[line.verdict] * verdicts))
     head = ("method", *(column.title for column in table.columns), *["seeds"] * (asked > 1), *["verdict"] * verdicts)
-    notes = [preset.description, *extra, *table.footnotes, *_notes(table, finished(used)), *_legend(found, body)]
+    notes = [
+        preset.description,
+        *extra,
+        *table.footnotes,
+        *_notes(table, finished(used)),
+        *_lost(used),
+        *_legend(found, body),
+    ]
     notes += notes_on_standings(compared, {name: row.title for name, row, _ in shown})
     return Drawn(table.title, head, tuple(body), tuple(n for line in found for n in _numbers(line)), tuple(notes))
 
@@ -239,6 +246,13 @@ def _notes(table: Table, done: Sequence[Record]) -> list[str]:
     }
     ran = {_where(cost.environment) for record in done for cost in (record.train, record.predict) if cost}
     return [*judged, *(sorted(spread) if judged else ()), *sorted(ran)]
+
+
+def _lost(records: Sequence[Record]) -> list[str]:
+    """Cells that failed where other seeds of the same row did not: nothing in the table shows their reason."""
+    done = {(one.settings.row, one.settings.data_name) for one in finished(records)}
+    lost = [one for one in records if one.status != "ok" and (one.settings.row, one.settings.data_name) in done]
+    return [f"{one.cell}: {_short(one)}" for one in lost]
 
 
 def _judged(kind: str, evaluation: Evaluation) -> str:

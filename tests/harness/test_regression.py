@@ -16,6 +16,7 @@ from harness import baseline as baselines
 from harness import check, regression
 from harness.baseline import Baseline, floor, for_seeds, make_baseline, read_baseline, tolerance, trains, write_baseline
 from harness.job import Job
+from harness.measured import Measured
 from harness.names import UsageError
 from harness.plan import Cell, Request
 from harness.record import Record
@@ -32,7 +33,9 @@ def pair(
     value: float = 0.5, seed: int = 0, row: str = "one", train: TrainSettings = STILL, **more: object
 ) -> tuple[Cell, Record]:
     """A cell and its finished record. ``losses``, ``metrics``, ``config``, ``weights``, ``implementation``, ``data``
-    (fingerprint), ``version`` and ``instances`` as given."""
+    (fingerprint), ``version``, ``gradient_norm``, ``moved`` and ``environment`` as given."""
+    cost = {name: more.pop(name) for name in ("gradient_norm", "moved") if name in more}
+    ran = more.pop("environment", HERE)
     losses, config = more.pop("losses", {}), more.pop("config", {"threshold": 3.0})
     weights, implementation = more.pop("weights", None), str(more.pop("implementation", ""))
     fingerprint, version = str(more.pop("data", "v")), str(more.pop("version", "2"))
@@ -44,7 +47,8 @@ def pair(
         update={
             "settings": settings,
             "evaluation": evaluation,
-            "train": made.train.model_copy(update={"losses": losses}),
+            "train": made.train.model_copy(update={"losses": losses, **cost}),
+            "predict": made.predict.model_copy(update={"environment": ran}),
         }
     )
     recipe = {"weights": weights} if weights else {}
@@ -82,6 +86,8 @@ def test_floors_are_those_of_the_issue() -> None:
     assert floor("loss/pull", [-2.0], trained=True) == pytest.approx(0.1)
     assert floor("proposals@10", [50.0], trained=False) == pytest.approx(0.05)
     assert floor("loss/pull", [NAN], trained=True) == 0.0
+    assert floor("loss/pull", [0.0], trained=False) == floor("train/moved", [0.0, 0.0], trained=True) == 1e-6
+    assert floor("train/gradient_norm", [5.0], trained=False) == pytest.approx(0.005)
 
 
 def test_the_seeds_spread_by_hand() -> None:
@@ -130,6 +136,8 @@ def test_what_counts_as_a_training(recipe: TrainSettings, moves: bool) -> None:
         ("loss/pull", 0.11, "changed"),
         ("loss/pull", -0.11, "changed"),
         ("proposals@10", 0.11, "changed"),
+        ("train/gradient_norm", -0.11, "changed"),
+        ("train/moved", 0.11, "changed"),
     ],
 )
 def test_better_worse_and_other(metric_name: str, delta: float, verdict: str) -> None:
@@ -152,6 +160,37 @@ def test_the_same_records_are_ok_and_exact() -> None:
     assert (ap.now.low, ap.now.high) == (0.4, 0.6)  # over images
 
 
+def test_a_row_that_trains_nothing_has_all_numbers_and_its_gradient() -> None:
+    one = pair(metrics={"ap_r_70": metric(0.2)}, losses={"pull": 2.0}, gradient_norm=3.0, moved=0.0)
+    assert set(verdicts(baseline(one), one)) == {"ap_r_50", "ap_r_70", "loss/pull", "train/gradient_norm"}
+    other = pair(metrics={"ap_r_70": metric(0.2)}, losses={"pull": 2.0}, gradient_norm=3.1)
+    assert {name for name, verdict in verdicts(baseline(one), other).items() if verdict != "ok"} == {
+        "train/gradient_norm"
+    }
+
+
+def test_a_row_that_trains_has_main_numbers_and_what_its_training_shows() -> None:
+    more = {"train": TrainSettings(), "losses": {"pull": 2.0}, "metrics": {"ap_r_70": metric(0.2)}}
+    one = pair(**more, gradient_norm=3.0, moved=0.1)
+    assert set(verdicts(baseline(one), one)) == {"ap_r_50", "loss/pull", "train/gradient_norm", "train/moved"}
+    still = pair(**more, gradient_norm=3.0, moved=0.0)
+    assert verdicts(baseline(one), still)["train/moved"] == "changed"
+    assert verdicts(baseline(pair(**more)), one)["train/moved"] == "new"  # of a baseline from before
+
+
+def test_more_numbers_of_a_trained_row_in_an_older_baseline_do_not_matter() -> None:
+    one = pair(train=TrainSettings())
+    old = baseline(one)
+    metrics = old.rows["one.easy"].metrics
+    metrics["lost_merge"] = metrics["ap_r_50"]
+    assert verdicts(old, one) == {"ap_r_50": "ok"}
+
+
+def test_the_main_numbers() -> None:
+    expected = {"ap_r_50", "coco_ap", "box_ap", "cs_ap", "recall_50@10", "miou", "ods"}
+    assert expected == baselines.MAIN
+
+
 def test_less_than_the_tolerance_is_ok_and_said_not_to_be_exact() -> None:
     (ap,) = findings(baseline(pair(0.5)), pair(0.5001))
     assert (ap.verdict, ap.exact) == ("ok", False)
@@ -160,7 +199,8 @@ def test_less_than_the_tolerance_is_ok_and_said_not_to_be_exact() -> None:
 def test_means_are_over_the_seeds_that_both_have() -> None:
     recipe = TrainSettings()
     old = baseline(*(pair(value, seed, train=recipe) for seed, value in enumerate((0.4, 0.5, 0.6))))
-    (ap,) = findings(old, pair(0.45, 1, train=recipe), pair(0.55, 2, train=recipe), pair(0.0, 7, train=recipe))
+    further, ap = findings(old, pair(0.45, 1, train=recipe), pair(0.55, 2, train=recipe), pair(0.0, 7, train=recipe))
+    assert (further.verdict, further.reason) == ("new", "seed 7: the baseline has no such seed")
     assert (ap.before, ap.now.value, ap.seeds) == (pytest.approx(0.55), pytest.approx(0.5), 2)
     assert ap.tolerance == pytest.approx(9.92484 * 0.1, rel=1e-5)
     assert ap.now.low < 0.45 < 0.55 < ap.now.high  # Student's, over two seeds
@@ -231,6 +271,42 @@ def test_seeds_without_a_partner() -> None:
     assert (found.verdict, found.reason) == ("incomparable", "no seed in common: 0 -> 3")
     (found,) = findings(baseline(pair()), pair(seed=3))  # it trains nothing: its first seed is enough
     assert (found.verdict, found.seeds) == ("ok", 0)
+
+
+@pytest.mark.parametrize("verdict", ["failed", "stale", "missing"])
+def test_a_cell_without_a_record_fails_whatever_its_seed(verdict: str) -> None:
+    recipe = TrainSettings()
+    cell, _ = pair(seed=9, train=recipe)
+    found = compare(
+        baseline(pair(train=recipe)), [State(*pair(train=recipe)), State(cell, None, verdict, "why")], {}, True
+    )
+    assert [(one.verdict, one.reason) for one in found if one.fails] == [(verdict, "seed 9: why")]
+    assert sum(one.seeds for one in found) == 1
+
+
+def test_further_seeds_of_a_row_that_trains_nothing_need_not_run_but_may_not_fail() -> None:
+    cell, _ = pair(seed=1)
+    for verdict, fails in (("missing", []), ("failed", ["failed"]), ("stale", ["stale"])):
+        found = compare(baseline(pair()), [State(*pair()), State(cell, None, verdict, "why")], {}, True)
+        assert [one.verdict for one in found if one.fails] == fails
+    found = compare(baseline(pair()), [State(cell, None, "missing", "why")], {}, True)
+    assert [one.verdict for one in found] == ["missing"]  # nothing of the row was run
+
+
+def test_every_seed_must_be_comparable() -> None:
+    """Each record stands with its own cell, and what differs is told once."""
+    recipe = TrainSettings()
+    old = baseline(*(pair(0.5, seed, train=recipe) for seed in range(3)))
+    other = [pair(0.5, seed, train=recipe, data="w", version="3") for seed in (1, 2)]
+    (found,) = findings(old, pair(0.5, 0, train=recipe), *other)
+    assert found.verdict == "incomparable"
+    assert found.reason.count("other judged data") == 1
+    judged = [pair(0.5, seed, train=recipe, version="3") for seed in (1, 2)]
+    (found,) = findings(old, pair(0.5, 0, train=recipe), *judged)
+    assert (found.verdict, found.reason) == ("incomparable", "voc: other metric: version 2 -> 3")
+    failed = State(pair(0.5, 0, train=recipe)[0], None, "failed", "why")
+    found = compare(old, [failed, *(State(*one) for one in other)], {}, True)
+    assert [one.verdict for one in found] == ["failed", "incomparable"]
 
 
 # States of cells.
@@ -410,6 +486,58 @@ def test_update_takes_one_seed_of_a_row_that_trains_nothing(tmp_path: Path, monk
     assert rows["two.easy"].metrics["ap_r_50"].origin == "spread"
 
 
+@pytest.mark.parametrize(("before", "now", "wanted"), [(0, 1, "0,1,2,3,4"), (0, 2, "0,1,2,3,4"), (5, 4, "0,1,2,3,4")])
+def test_update_wants_the_seeds_of_a_row_that_trains(
+    before: int, now: int, wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = [pair(0.1 * seed, seed, "two", TrainSettings()) for seed in range(5)]
+    if before:
+        assert command(monkeypatch, tmp_path, cells[:before], update=True)[0] == 0
+    with pytest.raises(UsageError, match=rf"two\.easy trains and has {now} of .* --seeds {wanted}"):
+        command(monkeypatch, tmp_path, cells[:now], update=True)
+    assert command(monkeypatch, tmp_path, cells, update=True)[0] == 0
+
+
+def test_advice_names_the_seeds_of_the_baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = [pair(0.5, seed, train=TrainSettings()) for seed in range(3)]
+    command(monkeypatch, tmp_path, cells, update=True)
+    _, text = command(monkeypatch, tmp_path, [pair(0.6, train=TrainSettings())])
+    assert "`python run_all.py check --suite shapes --preset quick --seeds 0,1,2 --update`" in text
+
+
+def test_update_warns_of_records_of_changed_or_mixed_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clean = [pair(row="one"), pair(row="two")]
+    assert "warning" not in command(monkeypatch, tmp_path, clean, update=True)[1]
+    mixed = [pair(row="one"), pair(row="two", environment=HERE.model_copy(update={"commit": "def"}))]
+    assert "several commits (abc, def)" in command(monkeypatch, tmp_path, mixed, update=True)[1]
+    dirty = [pair(row="one"), pair(row="two", environment=HERE.model_copy(update={"dirty": True}))]
+    assert "not committed" in command(monkeypatch, tmp_path, dirty, update=True)[1]
+
+
+def test_small_differences_are_seen() -> None:
+    """A digit more where two decimals, or four digits, would show two equal numbers."""
+
+    def cells(name: str, before: float, now: float, tolerance: float) -> tuple[str, ...]:
+        return check._cells(Finding("r", name, "ok", "", before, Measured(now), tolerance, seeds=1))[2:6]
+
+    assert cells("ap_r_50", 0.5, 0.51, 0.0002) == ("50.00", "51.00", "+1.00", "0.02")
+    assert cells("ap_r_50", 0.5, 0.50004, 0.0002) == ("50.000", "50.004", "+0.004", "0.020")
+    assert cells("loss/pull", 5.0, 5.1, 0.005) == ("5", "5.1", "+0.1", "0.005")
+    assert cells("loss/pull", 5.2476, 5.2477, 0.0052) == ("5.2476", "5.2477", "+0.0001", "0.0052")
+    assert cells("loss/pull", 0.0, 1e-7, 1e-6) == ("0", "1e-07", "+1e-07", "1e-06")
+
+
+def test_markdown_stays_short() -> None:
+    """Hundreds of numbers that are off: a pull request takes 65,536 characters."""
+    off = [Finding(f"row_{n}.tiny", "ap_r_50", "regression", "x" * 2000, 0.5, Measured(0.4), 0.1) for n in range(700)]
+    near = [Finding(f"row_{n}.tiny", "loss/a", "ok", "", 0.5, Measured(0.4), 0.1, seeds=1) for n in range(700)]
+    text = check.as_markdown(check.Checked(False, "FAILED", tuple(one for one in off[:5] + near), ()))
+    assert "580 more are not listed" in text
+    assert "  " not in "".join(line for line in text.splitlines() if line.startswith("|"))
+    rows = [line for line in text.splitlines() if line.startswith("| row_1.tiny")]
+    assert max(map(len, rows)) < 600
+
+
 def test_markdown_of_hostile_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     row = "<img src=x>|\x1b[31m\n# no"
     finding = Finding(f"{row}.easy", "ap_r_50", "failed", "failed: <script>alert(1)</script> | [a](http://b)")
@@ -425,9 +553,12 @@ def test_markdown_of_hostile_names(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_markdown_has_verdict_table_and_details(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    command(monkeypatch, tmp_path, [pair(0.5, losses={"pull": 2.0})], update=True)
-    command(monkeypatch, tmp_path, [pair(0.4, losses={"pull": 2.0})])
+    equal = {"metrics": {"ap_r_70": metric(0.3)}}
+    command(monkeypatch, tmp_path, [pair(0.5, losses={"pull": 2.0}, **equal)], update=True)
+    command(monkeypatch, tmp_path, [pair(0.4, losses={"pull": 2.0001}, **equal)])
     text = (tmp_path / "b.md").read_text()
+    assert "1 numbers are bit-equal to the baseline's, 1 others are ok" in text
+    assert "ap_r_70" not in text
     head, details = text.split("<details>")
     assert head.startswith("# Regression check: failed")
     assert "regression" in head
