@@ -182,8 +182,8 @@ GRADIENTS = (
         ("train/gradient_norm",),
     ),
     Fault(
-        "spatial_embeddings", "sign of a gradient", "spatial_embeddings",
-        '"seed": config.seed_weight * seed,', '"seed": config.seed_weight * (2 * seed.detach() - seed),',
+        "spatial_embeddings", "a term without gradient", "spatial_embeddings",
+        '"instance": config.instance_weight * instance,', '"instance": config.instance_weight * instance.detach(),',
         ("train/gradient_norm",),
     ),
     Fault(
@@ -206,7 +206,7 @@ GRADIENTS = (
     ),
 )  # fmt: skip
 NO_STEP = Fault(
-    "segsort", "weights that stay", "train", "            optimizer.step()\n", "", ("train/moved",), "harness"
+    "mask_rcnn", "weights that stay", "train", "            optimizer.step()\n", "", ("train/moved",), "harness"
 )  # fmt: skip
 
 
@@ -306,6 +306,7 @@ def test_a_wrong_gradient_of_a_right_loss_is_found(
     assert {one.metric for one in found.findings if one.fails} == {"train/gradient_norm"}, check.as_markdown(found)
 
 
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 def test_a_training_that_moves_nothing_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     in_baseline(NO_STEP.method, "train/moved")
     with planted(NO_STEP):
