@@ -11,7 +11,7 @@ run: install
 	$(BIN)/python run_all.py $(ARGS)
 
 test: install
-	$(BIN)/python -m pytest -n auto $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 slow: install
 	$(BIN)/python -m pytest -m slow $(ARGS)

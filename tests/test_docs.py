@@ -47,6 +47,7 @@ def test_it_runs_by_path(example: str, tmp_path: Path) -> None:
     assert record["settings"]["config"]["decoder"] == "FPN"  # what the preset says for all grouping methods
 
 
+@pytest.mark.slow
 def test_it_runs_by_entry_point(example: str, tmp_path: Path) -> None:
     # What an installer leaves behind: the package, and its description with the entry point.
     site = tmp_path / "site"

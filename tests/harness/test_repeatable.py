@@ -132,6 +132,7 @@ def test_a_prediction_depends_neither_on_other_images_nor_on_their_order(name: s
     assert part == {key: whole[key] for key in part}
 
 
+@pytest.mark.slow
 def test_another_process_gives_the_same_weights() -> None:
     """Its strings have other hashes, so that sets of them have another order."""
     script = "import test_repeatable as t, torch; torch.set_num_threads(1)\n"

@@ -21,7 +21,7 @@ from harness.locks import hold
 from harness.plan import Request
 from harness.record import read_record
 from harness.settings import TrainSettings
-from harness.store import STEPS, write_text
+from harness.store import STEPS, DamagedStep, write_text
 from harness.suite import parse_overrides
 from harness.sweep import cell_plan
 
@@ -50,8 +50,32 @@ def job(source: Path, seeds: tuple[int, ...] = (0,)) -> Job:
 
 
 def in_process(plan, folder, limits, follow, locks) -> Outcome:
-    run_cell(plan, Reporter(io.StringIO()))
+    try:
+        run_cell(plan, Reporter(io.StringIO()))
+    except DamagedStep as error:
+        return Outcome("failed", str(error), "")
     return Outcome("ok", "", "")
+
+
+def test_damaged_files_are_made_anew_or_named(source: Path, console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = job(source)
+    (cell,) = planned.cells
+    monkeypatch.setattr(sweep, "launch", in_process)
+    (whole,) = sweep.run_cells(planned, console)
+    # A damaged record and a deleted training: both are made anew, and all that follows from the training.
+    cell.record.write_text("{")
+    shutil.rmtree(cell.folders["train"])
+    (again,) = sweep.run_cells(planned, console)
+    assert "faulty.easy.s0: train, predict, evaluate\n" in console.file.getvalue()
+    assert again.evaluation == whole.evaluation == read_record(cell.record).evaluation
+    # Predictions that were cut off while their summary is whole: the file is named, with what to do.
+    predictions = cell.folders["predict"] / "predictions.jsonl.gz"
+    predictions.write_bytes(predictions.read_bytes()[:60])
+    shutil.rmtree(cell.folders["evaluate"])
+    (failed,) = sweep.run_cells(planned, console)
+    assert failed.status == "failed"
+    assert "predictions.jsonl.gz is damaged" in failed.reason
+    assert failed.reason.endswith(f"delete the folder {predictions.parent.resolve()} and run again")
 
 
 @pytest.mark.parametrize("step", STEPS)
