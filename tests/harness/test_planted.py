@@ -286,7 +286,7 @@ def test_a_planted_fault_is_found(fault: Fault, tmp_path: Path, monkeypatch: pyt
 
 
 def in_baseline(row: str, metric: str) -> None:
-    """Skips a test whose number is new: a baseline from before cannot tell of it."""
+    """A baseline from before the number came cannot tell of it."""
     if metric not in read_baseline(BASELINE, "tiny", "tiny").rows[f"{row}.tiny"].metrics:
         pytest.fail(f"the committed baseline has no {metric} of {row}: make a new one (results/baselines/README.md)")
 
