@@ -119,7 +119,7 @@ class Reporter:
         self._write({"finished": step})
 
     def failed(self, error: BaseException) -> None:
-        full = shutil.disk_usage(self.output).free < _LEAST_FREE
+        full = self.output.exists() and shutil.disk_usage(self.output).free < _LEAST_FREE
         reason = f"{type(error).__name__}: {error}{f' (the disk of {self.output} is full)' if full else ''}"
         self._write({"failed": reason, "memory": _lacked_memory(error)})
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.launch import Limits
+from harness.machine import memory_sizes
 from harness.names import UsageError
 from harness.plan import Cell, Request, plan, resolve
-from harness.processes import total_memory
 from harness.reported import check_reported
 from harness.store import Store
 from harness.suite import Preset, Suite, load_suite
@@ -74,7 +74,7 @@ def make_job(suite_name: str, request: Request, output: Path) -> Job:
 
 def _limits(preset: Preset, request: Request) -> Limits:
     """The command line's, or else the preset's time and nearly all of the machine's memory."""
-    memory = 1e9 * request.memory if request.memory else _OF_MACHINE * total_memory()
+    memory = 1e9 * request.memory if request.memory else _OF_MACHINE * memory_sizes()[0]
     return Limits(request.timeout or preset.timeout, int(memory))
 
 

@@ -17,16 +17,6 @@ import psutil
 _LINUX = sys.platform == "linux"
 _SUBREAPER, _DEATH_SIGNAL = 36, 1  # of prctl, <linux/prctl.h>
 _LOOK_EVERY = 0.05  # seconds: so long the end of a cell, or of its driver, may go unnoticed
-_CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # version 2, version 1
-
-
-def total_memory() -> int:
-    """Bytes that this machine has, or that the container which this process runs in may use."""
-    limits = [psutil.virtual_memory().total]
-    for name in _CGROUPS:
-        with contextlib.suppress(OSError, ValueError):  # "max" is no number
-            limits.append(int(Path(name).read_text(encoding="utf-8")))
-    return min(limits)
 
 
 class Tree:
